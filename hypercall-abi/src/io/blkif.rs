@@ -284,3 +284,41 @@ const _: () = {
     assert!(offset_of!(BlkifResponse, status) == 10);
     assert!(SEGMENTS_PER_INDIRECT_PAGE == 512);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_discard_survives_its_slot() {
+        let discard = BlkifRequestDiscard {
+            operation: BLKIF_OP_DISCARD,
+            flag: BLKIF_DISCARD_SECURE,
+            handle: 51712,
+            id: 0x0102_0304_0506_0708,
+            sector_number: u64::MAX,
+            nr_sectors: 9,
+            ..Default::default()
+        };
+        let slot = BlkifRequest::from(discard);
+        assert_eq!((slot.operation, slot.handle, slot.id), (BLKIF_OP_DISCARD, 51712, 0x0102_0304_0506_0708));
+        assert_eq!(slot.as_discard(), discard);
+    }
+
+    #[test]
+    fn an_indirect_request_survives_its_slot() {
+        let indirect = BlkifRequestIndirect {
+            operation: BLKIF_OP_INDIRECT,
+            indirect_op: BLKIF_OP_WRITE,
+            nr_segments: 4096,
+            id: 3,
+            sector_number: 5,
+            handle: 51712,
+            indirect_grefs: core::array::from_fn(|page| GrantReference(page as u32 + 100)),
+            ..Default::default()
+        };
+        let slot = BlkifRequest::from(indirect);
+        assert_eq!((slot.operation, slot.id, slot.sector_number), (BLKIF_OP_INDIRECT, 3, 5));
+        assert_eq!(slot.as_indirect(), indirect);
+    }
+}

@@ -239,6 +239,23 @@ macro_rules! extra_info_from {
 }
 extra_info_from!(NetifExtraGso, NetifExtraMcast, NetifExtraHash);
 
+impl From<NetifExtraInfo> for NetifTxRequest {
+    /// Extra info as it lies in a tx slot, which is longer.
+    #[inline]
+    fn from(extra: NetifExtraInfo) -> Self {
+        let [first, second]: [u32; 2] = transmute!(extra);
+        transmute!([first, second, 0])
+    }
+}
+
+impl From<NetifExtraInfo> for NetifRxResponse {
+    /// Extra info as it lies in an rx slot.
+    #[inline]
+    fn from(extra: NetifExtraInfo) -> Self {
+        transmute!(extra)
+    }
+}
+
 /// Keys in the store, below a vif's front or back directory. Values are decimal unless said otherwise.
 pub mod key {
     /// Front: grant reference of the tx ring's page.
@@ -317,3 +334,43 @@ const _: () = {
     assert!(size_of::<NetifExtraHash>() == 8);
     assert!(offset_of!(NetifExtraHash, value) == 4);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segmentation_info_survives_a_tx_slot_and_an_rx_slot() {
+        let gso = NetifExtraGso {
+            kind: XEN_NETIF_EXTRA_TYPE_GSO,
+            flags: XEN_NETIF_EXTRA_FLAG_MORE,
+            size: 1448,
+            gso_type: XEN_NETIF_GSO_TYPE_TCPV4,
+            ..Default::default()
+        };
+        assert_eq!(NetifTxRequest::from(NetifExtraInfo::from(gso)).as_extra_info().as_gso(), gso);
+        assert_eq!(NetifRxResponse::from(NetifExtraInfo::from(gso)).as_extra_info().as_gso(), gso);
+    }
+
+    #[test]
+    fn extra_info_takes_the_first_eight_bytes_of_a_tx_slot() {
+        let request = NetifTxRequest {
+            gref: GrantReference(0x4433_0102),
+            offset: 0x6655,
+            flags: 0x8877,
+            id: 0xffff,
+            size: 0xffff,
+        };
+        let mcast = request.as_extra_info().as_mcast();
+        assert_eq!((mcast.kind, mcast.flags), (XEN_NETIF_EXTRA_TYPE_MCAST_ADD, XEN_NETIF_EXTRA_FLAG_MORE));
+        assert_eq!(mcast.addr, [0x33, 0x44, 0x55, 0x66, 0x77, 0x88]);
+    }
+
+    #[test]
+    fn a_hash_is_read_byte_by_byte() {
+        let hash = NetifExtraHash { kind: 4, hash_type: 1, algorithm: 1, value: [1, 2, 3, 4], flags: 0 };
+        let extra = NetifExtraInfo::from(hash);
+        assert_eq!(extra.data, [1, 1, 1, 2, 3, 4]);
+        assert_eq!(extra.as_hash(), hash);
+    }
+}

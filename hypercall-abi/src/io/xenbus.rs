@@ -52,3 +52,17 @@ impl XenbusState {
 
 /// The key, in either half's directory, that holds its state.
 pub const STATE_KEY: &str = "state";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_comes_back_from_its_number_and_no_other_number_does() {
+        let states: [_; 9] = core::array::from_fn(|number| XenbusState::from_number(number as u32));
+        for (number, state) in states.into_iter().enumerate() {
+            assert_eq!(state.map(XenbusState::number), Some(number as u32));
+        }
+        assert_eq!(XenbusState::from_number(9), None);
+    }
+}

@@ -1,0 +1,254 @@
+//! The console's and the store's rings: a stream of bytes each way, in one page.
+//!
+//! There are no messages here and no event indexes. Whoever has put bytes in or taken bytes out sends an
+//! event, for the peer may be waiting for bytes or for room; some wait for more room than one byte, so "it
+//! was not full" is no reason to keep silent.
+//!
+//! ```text
+//!            consumer       producer
+//!               │              │
+//!    ┌──────────▼──────────────▼──────────┐      both count bytes since the beginning and wrap
+//!    │   free   │  to be read  │   free   │      at 2^32; position in the buffer = index % size
+//!    └──────────┴──────────────┴──────────┘
+//! ```
+
+use core::marker::PhantomData;
+use core::sync::atomic::Ordering;
+
+use crate::error::{AreaTooSmall, AttachError, Corrupt, PeerIndex};
+use crate::memory::{RingMemory, WORD_SIZE};
+use crate::outcome::NotifyPeer;
+
+/// Where one stream of bytes lies in its page. All offsets are in bytes and whole words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamLayout {
+    /// Where the buffer starts.
+    pub buffer: usize,
+    /// Bytes in the buffer, a power of two.
+    pub size: u32,
+    /// Where the index of the bytes taken out lies.
+    pub consumer: usize,
+    /// Where the index of the bytes put in lies.
+    pub producer: usize,
+}
+
+impl StreamLayout {
+    /// Bytes that an area needs to hold the buffer and both indexes.
+    const fn end(&self) -> usize {
+        let buffer_end = self.buffer + self.size as usize;
+        let last_index = if self.consumer > self.producer { self.consumer } else { self.producer };
+        let index_end = last_index + WORD_SIZE;
+        if buffer_end > index_end { buffer_end } else { index_end }
+    }
+
+    /// Whether the layout can be worked with at all.
+    const fn is_sound(&self) -> bool {
+        self.size.is_power_of_two()
+            && (self.size as usize).is_multiple_of(WORD_SIZE)
+            && self.buffer.is_multiple_of(WORD_SIZE)
+            && self.consumer.is_multiple_of(WORD_SIZE)
+            && self.producer.is_multiple_of(WORD_SIZE)
+    }
+}
+
+/// One end of a pair of streams: which of them it reads and which it writes.
+pub trait StreamEnd {
+    /// The stream that this end reads.
+    const RECEIVE: StreamLayout;
+    /// The stream that this end writes.
+    const SEND: StreamLayout;
+}
+
+/// What a step on a stream did.
+#[must_use = "a peer that is not notified may wait for ever"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Bytes moved. None means that the stream was empty (reading) or full (writing): wait for an event.
+    pub count: usize,
+    /// Whether the peer must be sent an event.
+    pub notify: NotifyPeer,
+}
+
+impl Transfer {
+    /// The peer must know of every byte moved.
+    const fn of(count: usize) -> Self {
+        Self { count, notify: NotifyPeer::when(count > 0) }
+    }
+}
+
+/// One end of a pair of streams.
+///
+/// Our own two indexes live here. They are read from the page once, when the end is attached, since a
+/// page may have been in use before (the domain builder or an earlier kernel may have talked already).
+/// Afterwards they are only written.
+#[derive(Debug)]
+pub struct ByteRing<E, M> {
+    pub(crate) memory: M,
+    /// Bytes we have taken out of the stream we read.
+    consumed: u32,
+    /// Bytes we have put into the stream we write.
+    produced: u32,
+    end: PhantomData<fn() -> E>,
+}
+
+impl<E: StreamEnd, M: RingMemory> ByteRing<E, M> {
+    /// Checks the layout while compiling.
+    const NEEDED_BYTES: usize = {
+        assert!(E::RECEIVE.is_sound() && E::SEND.is_sound());
+        let (receive, send) = (E::RECEIVE.end(), E::SEND.end());
+        if receive > send { receive } else { send }
+    };
+
+    /// Joins the streams in `memory` where they stand. A page of zeros is a pair of new, empty streams.
+    pub fn attach(memory: M) -> Result<Self, AttachError> {
+        let size_bytes = memory.size_words() * WORD_SIZE;
+        if size_bytes < Self::NEEDED_BYTES {
+            return Err(AreaTooSmall { size_bytes, needed_bytes: Self::NEEDED_BYTES }.into());
+        }
+        let consumed = memory.load(E::RECEIVE.consumer / WORD_SIZE, Ordering::Relaxed);
+        let produced = memory.load(E::SEND.producer / WORD_SIZE, Ordering::Relaxed);
+        let ring = Self { memory, consumed, produced, end: PhantomData };
+        ring.readable()?;
+        ring.writable()?;
+        Ok(ring)
+    }
+
+    /// How many bytes wait to be read.
+    #[inline]
+    pub fn readable(&self) -> Result<u32, Corrupt> {
+        // Acquire: the bytes are read after the index that vouches for them.
+        let found = self.memory.load(E::RECEIVE.producer / WORD_SIZE, Ordering::Acquire);
+        let waiting = found.wrapping_sub(self.consumed);
+        if waiting > E::RECEIVE.size {
+            let (lowest, highest) = (self.consumed, self.consumed.wrapping_add(E::RECEIVE.size));
+            return Err(Corrupt { index: PeerIndex::ByteProducer, found, lowest, highest });
+        }
+        Ok(waiting)
+    }
+
+    /// How many bytes there is room for.
+    #[inline]
+    pub fn writable(&self) -> Result<u32, Corrupt> {
+        // Acquire: room is reused after the peer has read what was there.
+        let found = self.memory.load(E::SEND.consumer / WORD_SIZE, Ordering::Acquire);
+        let waiting = self.produced.wrapping_sub(found);
+        if waiting > E::SEND.size {
+            let (lowest, highest) = (self.produced.wrapping_sub(E::SEND.size), self.produced);
+            return Err(Corrupt { index: PeerIndex::ByteConsumer, found, lowest, highest });
+        }
+        Ok(E::SEND.size - waiting)
+    }
+
+    /// Takes out as many bytes as there are and fit.
+    pub fn read(&mut self, into: &mut [u8]) -> Result<Transfer, Corrupt> {
+        let count = into.len().min(self.readable()? as usize);
+        if count == 0 {
+            return Ok(Transfer::of(0));
+        }
+        self.copy_out(&mut into[..count]);
+        self.consumed = self.consumed.wrapping_add(count as u32);
+        // Release: the bytes were read before the peer may reuse their room.
+        self.memory.store(E::RECEIVE.consumer / WORD_SIZE, self.consumed, Ordering::Release);
+        Ok(Transfer::of(count))
+    }
+
+    /// Puts in as many bytes as there is room for.
+    pub fn write(&mut self, from: &[u8]) -> Result<Transfer, Corrupt> {
+        let count = from.len().min(self.writable()? as usize);
+        if count == 0 {
+            return Ok(Transfer::of(0));
+        }
+        self.copy_in(&from[..count]);
+        self.produced = self.produced.wrapping_add(count as u32);
+        // Release: the bytes are seen before the index that vouches for them.
+        self.memory.store(E::SEND.producer / WORD_SIZE, self.produced, Ordering::Release);
+        Ok(Transfer::of(count))
+    }
+
+    /// The memory that the streams are in.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Gives the memory back.
+    pub fn into_memory(self) -> M {
+        self.memory
+    }
+
+    /// Starts over with empty streams: all four indexes are zero. The peer must not be using them.
+    pub(crate) fn reset(&mut self) {
+        (self.consumed, self.produced) = (0, 0);
+        for stream in [E::RECEIVE, E::SEND] {
+            self.memory.store(stream.consumer / WORD_SIZE, 0, Ordering::Relaxed);
+            self.memory.store(stream.producer / WORD_SIZE, 0, Ordering::Relaxed);
+        }
+    }
+
+    /// Copies bytes out from where we stand, reading each word of the buffer once.
+    fn copy_out(&self, mut into: &mut [u8]) {
+        let mut position = Position::of(E::RECEIVE, self.consumed);
+        while !into.is_empty() {
+            let count = position.bytes_left_in_word().min(into.len());
+            let word = self.memory.load(position.word(), Ordering::Relaxed).to_ne_bytes();
+            let (now, later) = into.split_at_mut(count);
+            now.copy_from_slice(&word[position.within_word()..][..count]);
+            position.advance(count);
+            into = later;
+        }
+    }
+
+    /// Copies bytes in from where we stand.
+    ///
+    /// A word of which only a part is ours to fill is read and written back. The other part is ours too:
+    /// nobody but this end writes the buffer, so an honest peer sees no change there, and a peer that
+    /// scribbled on it gets its own scribble back.
+    fn copy_in(&self, mut from: &[u8]) {
+        let mut position = Position::of(E::SEND, self.produced);
+        while !from.is_empty() {
+            let count = position.bytes_left_in_word().min(from.len());
+            let (now, later) = from.split_at(count);
+            let mut word = [0; WORD_SIZE];
+            if count < WORD_SIZE {
+                word = self.memory.load(position.word(), Ordering::Relaxed).to_ne_bytes();
+            }
+            word[position.within_word()..][..count].copy_from_slice(now);
+            self.memory.store(position.word(), u32::from_ne_bytes(word), Ordering::Relaxed);
+            position.advance(count);
+            from = later;
+        }
+    }
+}
+
+/// A place in a stream's buffer.
+struct Position {
+    layout: StreamLayout,
+    /// Bytes from the start of the buffer.
+    offset: usize,
+}
+
+impl Position {
+    /// Where the byte with this index lies.
+    fn of(layout: StreamLayout, index: u32) -> Self {
+        Self { layout, offset: (index % layout.size) as usize }
+    }
+
+    /// The word of the memory that holds this place.
+    fn word(&self) -> usize {
+        (self.layout.buffer + self.offset) / WORD_SIZE
+    }
+
+    /// Which byte of its word this is.
+    fn within_word(&self) -> usize {
+        self.offset % WORD_SIZE
+    }
+
+    /// Bytes from here to the end of the word.
+    fn bytes_left_in_word(&self) -> usize {
+        WORD_SIZE - self.within_word()
+    }
+
+    /// Goes on, no further than the end of the word, and from the buffer's end to its start.
+    fn advance(&mut self, count: usize) {
+        self.offset = (self.offset + count) % self.layout.size as usize;
+    }
+}
