@@ -36,7 +36,7 @@ pub const EVTCHNOP_EXPAND_ARRAY: u32 = 12;
 pub const EVTCHNOP_SET_PRIORITY: u32 = 13;
 
 /// In [`EvtchnBindPirq::flags`]: other domains may bind the interrupt too.
-pub const BIND_PIRQ_WILL_SHARE: u32 = 1;
+pub const BIND_PIRQ__WILL_SHARE: u32 = 1;
 
 /// The port is free.
 pub const EVTCHNSTAT_CLOSED: u32 = 0;
@@ -114,7 +114,7 @@ layout! {
     pub struct EvtchnBindPirq [12] {
         /// The interrupt.
         0 => pirq: PhysicalIrq,
-        /// [`BIND_PIRQ_WILL_SHARE`].
+        /// [`BIND_PIRQ__WILL_SHARE`].
         4 => flags: u32,
         /// Out: the port.
         8 => port: Port,

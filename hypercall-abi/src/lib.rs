@@ -17,9 +17,12 @@
 mod layout;
 #[macro_use]
 mod number;
+#[macro_use]
+mod payload;
 
 pub mod arch_x86;
 pub mod callback;
+pub mod domctl;
 pub mod elfnote;
 pub mod errno;
 pub mod event_channel;
@@ -29,12 +32,15 @@ pub mod hvm_start_info;
 pub mod io;
 pub mod memory;
 pub mod physdev;
+pub mod platform;
 pub mod sched;
+pub mod sysctl;
 pub mod vcpu;
 pub mod version;
 pub mod xen;
 
 pub use errno::Errno;
 pub use number::{
-    DomainId, GrantReference, MachineFrame, PAGE_SHIFT, PAGE_SIZE, PhysicalIrq, Port, PseudoPhysicalFrame, VcpuId,
+    DomainId, GrantReference, MachineFrame, PAGE_SHIFT, PAGE_SIZE, PhysicalIrq, Port, PseudoPhysicalFrame,
+    VcpuId,
 };

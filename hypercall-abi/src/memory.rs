@@ -1,4 +1,4 @@
-//! A domain's memory: how much, which frames, and the maps of it (`memory.h`, `hvm/e820.h`).
+//! A domain's memory: how much, which frames, and the maps of it (`memory.h`).
 //!
 //! Reservations work on *extents*: `2^order` frames, contiguous and aligned in the machine. A call over many
 //! extents returns how many it managed, so less than asked for is an answer and not an error.
@@ -49,9 +49,6 @@ pub const XENMEM_GET_VNUMAINFO: u32 = 26;
 pub const XENMEM_RESERVED_DEVICE_MEMORY_MAP: u32 = 27;
 /// The frames of a domain's resource, to be mapped by the caller.
 pub const XENMEM_ACQUIRE_RESOURCE: u32 = 28;
-
-/// The bits of a `memory_op` command that say what; those above are for the hypervisor's continuations.
-pub const MEMOP_CMD_MASK: u64 = (1 << 6) - 1;
 
 /// In [`MemoryReservation::mem_flags`]: reserve places but find frames only when they are touched.
 pub const XENMEMF_POPULATE_ON_DEMAND: u32 = 1 << 16;
@@ -234,7 +231,8 @@ layout! {
         24 => frame_list: u64,
     }
 
-    /// One range of a memory map (`e820entry`). It has no alignment: a map is packed at 20 bytes an entry.
+    /// One range of a memory map, in the form of the PC's firmware call E820: packed, 20 bytes an entry.
+    /// The header leaves the form of the buffer to the architecture.
     pub struct E820Entry [20] {
         /// First byte.
         0 => addr: U64,

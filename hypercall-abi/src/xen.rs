@@ -21,7 +21,7 @@ pub const HYPERVISOR_SET_CALLBACKS: u64 = 4;
 pub const HYPERVISOR_FPU_TASKSWITCH: u64 = 5;
 /// The scheduler call of old guests.
 pub const HYPERVISOR_SCHED_OP_COMPAT: u64 = 6;
-/// Control of the machine, for dom0.
+/// Control of the machine, for dom0; see [`crate::platform`].
 pub const HYPERVISOR_PLATFORM_OP: u64 = 7;
 /// Write a debug register.
 pub const HYPERVISOR_SET_DEBUGREG: u64 = 8;
@@ -75,9 +75,9 @@ pub const HYPERVISOR_EVENT_CHANNEL_OP: u64 = 32;
 pub const HYPERVISOR_PHYSDEV_OP: u64 = 33;
 /// Hardware-virtualised guests.
 pub const HYPERVISOR_HVM_OP: u64 = 34;
-/// Control of the host.
+/// Control of the host; see [`crate::sysctl`].
 pub const HYPERVISOR_SYSCTL: u64 = 35;
-/// Control of domains.
+/// Control of domains; see [`crate::domctl`].
 pub const HYPERVISOR_DOMCTL: u64 = 36;
 /// Start another kernel after a crash.
 pub const HYPERVISOR_KEXEC_OP: u64 = 37;
