@@ -1,4 +1,4 @@
-//! The payloads of [`Domctl`](super::Domctl), one structure for each arm of its union.
+//! The payloads of [`Domctl`], one structure for each arm of its union.
 
 use super::*;
 use crate::arch_x86::ArchDomainconfig;
