@@ -1,0 +1,111 @@
+//! `cargo xtask build`: the three programs that run on the bare machine.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::command;
+use crate::progress;
+use crate::toolchain::{TARGET, cargo};
+use crate::workspace::Workspace;
+
+/// The packages that hold a program for the bare machine.
+pub const PACKAGES: [&str; 3] = ["hv-core", "dom0-backend", "guest-frontend"];
+/// The cargo feature those programs are behind, so that an ordinary host build does not see them.
+pub const FEATURE: &str = "image";
+
+/// The three programs, as ELF files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    /// The hypervisor.
+    pub weir: PathBuf,
+    /// The kernel of domain 0.
+    pub dom0: PathBuf,
+    /// The kernel of our own guests.
+    pub guest: PathBuf,
+}
+
+impl Images {
+    /// The programs in the directory that cargo puts them into.
+    fn in_directory(directory: &Path) -> Self {
+        Self { weir: directory.join("weir"), dom0: directory.join("dom0"), guest: directory.join("guest") }
+    }
+
+    /// The programs that `cargo xtask test` built for the integration tests, by the environment it sets.
+    pub fn from_environment() -> Result<Self> {
+        Ok(Self { weir: path_in("WEIR_IMAGE")?, dom0: path_in("WEIR_DOM0")?, guest: path_in("WEIR_GUEST")? })
+    }
+
+    /// The environment from which `from_environment` finds these programs.
+    pub fn environment(&self) -> [(&'static str, &Path); 3] {
+        [("WEIR_IMAGE", &self.weir), ("WEIR_DOM0", &self.dom0), ("WEIR_GUEST", &self.guest)]
+    }
+
+    /// The programs with what each is, in the order of booting.
+    pub fn named(&self) -> [(&'static str, &Path); 3] {
+        [("hypervisor", &self.weir), ("domain 0", &self.dom0), ("guest", &self.guest)]
+    }
+}
+
+/// A path that an environment variable holds.
+pub fn path_in(variable: &str) -> Result<PathBuf> {
+    let value = env::var_os(variable);
+    value
+        .map(PathBuf::from)
+        .with_context(|| format!("{variable} is not set; start the tests with `cargo xtask test`"))
+}
+
+/// Builds the three programs with all optimisations.
+pub fn build(workspace: &Workspace) -> Result<Images> {
+    progress::stage("building the hypervisor, domain 0 and the guest");
+    let target = workspace.target();
+    let mut build = Command::new(cargo());
+    build
+        .args(["build", "--release", "--target", TARGET, "--features", FEATURE, "--bins"])
+        .args(package_arguments());
+    build.arg("--target-dir").arg(&target).current_dir(workspace.root());
+    command::run(&mut build)?;
+    let images = Images::in_directory(&target.join(TARGET).join("release"));
+    for (what, path) in images.named() {
+        path.metadata().with_context(|| format!("cargo left no {what} at {}", path.display()))?;
+    }
+    Ok(images)
+}
+
+/// `--package` for each package of the bare machine.
+pub fn package_arguments() -> impl Iterator<Item = &'static str> {
+    PACKAGES.into_iter().flat_map(|package| ["--package", package])
+}
+
+/// Builds and prints where the programs are.
+pub fn report(workspace: &Workspace) -> Result<()> {
+    for (what, path) in build(workspace)?.named() {
+        let kibibytes = fs::metadata(path)?.len().div_ceil(1024);
+        println!("{what:<11} {kibibytes:>6} KiB  {}", path.display());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_names_each_program_once() {
+        let images = Images::in_directory(Path::new("/t/release"));
+        let names: Vec<_> = images.environment().into_iter().collect();
+        assert_eq!(names[0], ("WEIR_IMAGE", Path::new("/t/release/weir")));
+        assert_eq!(names[1], ("WEIR_DOM0", Path::new("/t/release/dom0")));
+        assert_eq!(names[2], ("WEIR_GUEST", Path::new("/t/release/guest")));
+    }
+
+    #[test]
+    fn every_package_is_asked_for() {
+        let arguments: Vec<_> = package_arguments().collect();
+        assert_eq!(arguments.len(), 2 * PACKAGES.len());
+        assert!(arguments.contains(&"hv-core"));
+    }
+}

@@ -1,0 +1,184 @@
+//! What domain 0 prints when it was given commands to run, and how a run ends.
+//!
+//! Domain 0 writes one line before and one after each command's output:
+//!
+//! ```text
+//! @exec-begin 0 xl list
+//! ...the command's output...
+//! @exec-end 0 0
+//! ```
+//!
+//! The number counts the commands from zero; the last word of the end line is the command's status, zero for success.
+//! After the last command domain 0 writes one byte to the debug-exit port, which ends QEMU: [`ALL_SUCCEEDED`] or
+//! [`SOME_FAILED`]. The frames decide only what is shown where; success is told by that byte, which no command's
+//! output can imitate.
+
+/// The value that domain 0 writes when every command succeeded.
+pub const ALL_SUCCEEDED: u8 = 0x10;
+/// The value that domain 0 writes when a command failed.
+pub const SOME_FAILED: u8 = 0x11;
+
+const BEGIN: &str = "@exec-begin ";
+const END: &str = "@exec-end ";
+
+/// What a line of the console is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// A command begins.
+    Begin {
+        /// Which command, from zero.
+        number: u32,
+        /// The command.
+        command: &'a str,
+    },
+    /// Something the current command printed.
+    Output(&'a str),
+    /// A command ended; `output` is what it printed on this line without finishing it.
+    End {
+        /// Which command, from zero.
+        number: u32,
+        /// Zero for success.
+        status: u32,
+        /// An unfinished last line of output, often empty.
+        output: &'a str,
+    },
+    /// Something the machine said: the hypervisor, or domain 0 outside of any command.
+    Machine(&'a str),
+}
+
+/// Tells commands' output from the rest of the console, line by line.
+#[derive(Debug, Default)]
+pub struct Frames {
+    current: Option<u32>,
+}
+
+impl Frames {
+    /// Before the first command.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The command that is running.
+    pub fn current(&self) -> Option<u32> {
+        self.current
+    }
+
+    /// Classifies the next line, given without its line break.
+    pub fn next<'a>(&mut self, line: &'a str) -> Line<'a> {
+        match self.current {
+            None => self.outside(line),
+            Some(number) => self.inside(number, line),
+        }
+    }
+
+    fn outside<'a>(&mut self, line: &'a str) -> Line<'a> {
+        let Some((number, command)) = line.strip_prefix(BEGIN).and_then(numbered) else {
+            return Line::Machine(line);
+        };
+        self.current = Some(number);
+        Line::Begin { number, command }
+    }
+
+    fn inside<'a>(&mut self, number: u32, line: &'a str) -> Line<'a> {
+        if is_machines(line) {
+            return Line::Machine(line);
+        }
+        let end =
+            line.rfind(END).and_then(|start| Some((&line[..start], numbered(&line[start + END.len()..])?)));
+        match end {
+            Some((output, (ended, status)))
+                if ended == number
+                    && let Ok(status) = status.parse() =>
+            {
+                self.current = None;
+                Line::End { number, status, output }
+            }
+            _ => Line::Output(line),
+        }
+    }
+}
+
+/// Whether the hypervisor itself wrote this line; it can come in between at any time.
+fn is_machines(line: &str) -> bool {
+    line.starts_with("(weir) ") || line.contains(PANIC)
+}
+
+/// What the hypervisor's last words contain.
+pub const PANIC: &str = "WEIR PANIC";
+
+/// Splits `7 rest` into its number and the rest.
+fn numbered(text: &str) -> Option<(u32, &str)> {
+    let (number, rest) = text.split_once(' ').unwrap_or((text, ""));
+    Some((number.parse().ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lines that a run of `console` would show on standard output.
+    fn shown(console: &str) -> Vec<&str> {
+        let mut frames = Frames::new();
+        let mut shown = Vec::new();
+        for line in console.lines() {
+            match frames.next(line) {
+                Line::Output(text) => shown.push(text),
+                Line::End { output, .. } if !output.is_empty() => shown.push(output),
+                _ => {}
+            }
+        }
+        shown
+    }
+
+    #[test]
+    fn only_what_commands_print_is_shown() {
+        let console = "booting\n@exec-begin 0 xl list\nName ID\nDomain-0 0\n@exec-end 0 0\nnoise\n\
+            @exec-begin 1 uptime\n12 s\n@exec-end 1 0\nbye\n";
+        assert_eq!(shown(console), ["Name ID", "Domain-0 0", "12 s"]);
+    }
+
+    #[test]
+    fn begin_and_end_carry_command_and_status() {
+        let mut frames = Frames::new();
+        assert_eq!(
+            frames.next("@exec-begin 3 xl create a b"),
+            Line::Begin { number: 3, command: "xl create a b" }
+        );
+        assert_eq!(frames.current(), Some(3));
+        assert_eq!(frames.next("@exec-end 3 1"), Line::End { number: 3, status: 1, output: "" });
+        assert_eq!(frames.current(), None);
+    }
+
+    #[test]
+    fn output_without_a_last_line_break_is_kept() {
+        assert_eq!(shown("@exec-begin 0 echo -n hi\nhi@exec-end 0 0\n"), ["hi"]);
+    }
+
+    #[test]
+    fn the_hypervisor_may_speak_in_between() {
+        let console = "@exec-begin 0 x\na\n(weir) domain 1 crashed\nb\n@exec-end 0 0\n";
+        assert_eq!(shown(console), ["a", "b"]);
+    }
+
+    #[test]
+    fn frames_of_another_number_are_output() {
+        assert_eq!(
+            shown("@exec-begin 0 x\n@exec-end 1 0\n@exec-begin 5 y\n@exec-end 0 0\n"),
+            ["@exec-end 1 0", "@exec-begin 5 y"]
+        );
+    }
+
+    #[test]
+    fn a_malformed_end_is_output() {
+        assert_eq!(
+            shown("@exec-begin 0 x\n@exec-end 0 zero\n@exec-end\n@exec-end 0 0\n"),
+            ["@exec-end 0 zero", "@exec-end"]
+        );
+    }
+
+    #[test]
+    fn an_end_without_a_beginning_is_the_machines() {
+        let mut frames = Frames::new();
+        assert_eq!(frames.next("@exec-end 0 0"), Line::Machine("@exec-end 0 0"));
+    }
+}

@@ -1,0 +1,36 @@
+//! The commands that set up, build, run, check and test Weir, and the code that drives its virtual machine.
+//!
+//! `cargo xtask` is a Rust program rather than a heap of shell scripts so that it can be read, tested and reused like
+//! everything else here. One module, one noun. The idea to hold is that three layers build on each other:
+//!
+//! - *what is needed*: [`toolchain`] and [`sysroot`] (a compiler for bare metal), [`qemu`], [`packages`] (how missing
+//!   programs are installed, and who must agree), all of them called by [`setup`];
+//! - *what is made*: [`build`] (three images), [`archive`] and [`bundle`] (what the machine boots from), [`disk`],
+//!   [`image`] (an ISO file);
+//! - *what is done with it*: [`machine`] starts QEMU and talks to its serial console, [`exec`] understands what dom0
+//!   prints around each command; [`run`], [`check`] and [`mod@test`] are the commands on top.
+//!
+//! The integration tests drive QEMU through the very same [`machine`].
+
+pub mod archive;
+pub mod build;
+pub mod bundle;
+pub mod check;
+pub mod cli;
+pub mod command;
+pub mod consent;
+pub mod disk;
+pub mod exec;
+pub mod image;
+pub mod machine;
+pub mod packages;
+pub mod progress;
+pub mod qemu;
+pub mod run;
+pub mod scratch;
+pub mod setup;
+pub mod sysroot;
+pub mod test;
+pub mod toolchain;
+pub mod version;
+pub mod workspace;

@@ -1,0 +1,380 @@
+//! A running virtual machine whose console is captured.
+//!
+//! One thread copies QEMU's output into a channel, another collects what QEMU itself complains about. The owner keeps
+//! everything the machine ever printed and a mark up to which it was looked at; waiting moves the mark. Every wait has
+//! an end: its own time limit, the machine's, the machine's end, or the hypervisor's last words. A machine that is
+//! dropped is killed.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::Exit;
+use crate::exec::PANIC;
+
+/// How many of the console's last lines an error shows.
+const SHOWN_LINES: usize = 25;
+/// How often to look whether a machine on the terminal has ended.
+const POLL_EVERY: Duration = Duration::from_millis(20);
+/// How long the hypervisor's last words may take to arrive in full.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Why a machine stopped, or was stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It ended by itself.
+    Exited(Exit),
+    /// Its time was up.
+    TimedOut,
+    /// The hypervisor found its own state broken; its words.
+    Panicked(String),
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(exit) => write!(f, "{exit}"),
+            Self::TimedOut => write!(f, "the time was up"),
+            Self::Panicked(words) => write!(f, "the hypervisor panicked: {words}"),
+        }
+    }
+}
+
+/// What was waited for did not come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsoleError {
+    /// What was waited for.
+    pub wanted: String,
+    /// What came instead.
+    pub ending: Ending,
+    /// The console's last lines, and what QEMU itself complained about.
+    pub context: String,
+}
+
+impl fmt::Display for ConsoleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "waited for {}, but {}\n{}", self.wanted, self.ending, self.context)
+    }
+}
+
+impl std::error::Error for ConsoleError {}
+
+/// A running machine. It is killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Receiver<Vec<u8>>,
+    complaints: Arc<Mutex<String>>,
+    transcript: Vec<u8>,
+    /// Everything before this position in the transcript has been looked at.
+    seen: usize,
+    deadline: Option<Instant>,
+}
+
+impl Running {
+    pub(super) fn new(mut child: Child, time_limit: Option<Duration>) -> Self {
+        let (sender, output) = mpsc::channel();
+        if let Some(console) = child.stdout.take() {
+            thread::spawn(move || pump(console, |bytes| sender.send(bytes.to_vec()).is_ok()));
+        }
+        let complaints = Arc::new(Mutex::new(String::new()));
+        if let Some(errors) = child.stderr.take() {
+            let collected = Arc::clone(&complaints);
+            thread::spawn(move || pump(errors, |bytes| collect(&collected, bytes)));
+        }
+        let input = child.stdin.take();
+        let deadline = time_limit.map(|limit| Instant::now() + limit);
+        Self { child, input, output, complaints, transcript: Vec::new(), seen: 0, deadline }
+    }
+
+    /// QEMU's process number.
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything the machine has printed so far, as far as it has been waited for.
+    pub fn transcript(&self) -> String {
+        String::from_utf8_lossy(&self.transcript).into_owned()
+    }
+
+    /// What QEMU itself has complained about so far.
+    pub fn complaints(&self) -> String {
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Types a line on the machine's console, with the key that ends it.
+    pub fn send_line(&mut self, line: &str) -> Result<()> {
+        self.send(format!("{line}\r").as_bytes())
+    }
+
+    /// Types these bytes on the machine's console.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let input = self.input.as_mut().context("the machine has no console input")?;
+        input
+            .write_all(bytes)
+            .and_then(|()| input.flush())
+            .context("the machine does not take input any more")
+    }
+
+    /// Waits until the machine prints `pattern`; returns all up to and including it that was not yet looked at.
+    pub fn wait_for(&mut self, pattern: &str, limit: Duration) -> Result<String, ConsoleError> {
+        let deadline = self.capped(Instant::now() + limit);
+        let mut from = self.seen;
+        loop {
+            if let Some(position) = find(&self.transcript[from..], pattern.as_bytes()) {
+                return Ok(self.take(from + position + pattern.len()));
+            }
+            from = self.transcript.len().saturating_sub(pattern.len()).max(self.seen);
+            if let Err(ending) = self.more(Some(deadline)) {
+                return Err(self.error(format!("{pattern:?}"), ending));
+            }
+        }
+    }
+
+    /// The machine's next complete line without its line break, or how the machine ended.
+    pub fn next_line(&mut self) -> Result<String, Ending> {
+        let mut from = self.seen;
+        loop {
+            if let Some(position) = find(&self.transcript[from..], b"\n") {
+                let line = self.take(from + position + 1);
+                return Ok(line.trim_end_matches(['\r', '\n']).to_owned());
+            }
+            from = self.transcript.len();
+            match self.more(self.deadline) {
+                Ok(()) => {}
+                // The last line may lack its line break.
+                Err(Ending::Exited(_)) if self.seen < self.transcript.len() => {
+                    return Ok(self.take(self.transcript.len()));
+                }
+                Err(ending) => return Err(ending),
+            }
+        }
+    }
+
+    /// Waits for the machine's end, at most until its time limit; its further output goes to the transcript.
+    pub fn wait(&mut self) -> Result<Exit, ConsoleError> {
+        loop {
+            self.seen = self.transcript.len();
+            match self.more(self.deadline) {
+                Ok(()) => {}
+                Err(Ending::Exited(exit)) => return Ok(exit),
+                Err(ending) => return Err(self.error("the machine's end".to_owned(), ending)),
+            }
+        }
+    }
+
+    /// Ends the machine as if its power failed. Ending it twice does no harm.
+    pub fn kill(&mut self) {
+        // An error means that it has already ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// The console's last lines and QEMU's complaints, for a message.
+    pub fn context(&self) -> String {
+        let transcript = self.transcript();
+        let lines: Vec<_> = transcript.lines().collect();
+        let last = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+        let mut text = format!("--- the console's last {} lines ---\n{}\n", last.len(), last.join("\n"));
+        let complaints = self.complaints();
+        if !complaints.is_empty() {
+            text += &format!("--- QEMU says ---\n{complaints}");
+        }
+        text
+    }
+
+    fn error(&self, wanted: String, ending: Ending) -> ConsoleError {
+        ConsoleError { wanted, ending, context: self.context() }
+    }
+
+    fn take(&mut self, end: usize) -> String {
+        let taken = String::from_utf8_lossy(&self.transcript[self.seen..end]).into_owned();
+        self.seen = end;
+        taken
+    }
+
+    fn capped(&self, deadline: Instant) -> Instant {
+        self.deadline.map_or(deadline, |limit| limit.min(deadline))
+    }
+
+    /// Waits for more output; an error tells why none will come.
+    fn more(&mut self, deadline: Option<Instant>) -> Result<(), Ending> {
+        match receive(&self.output, deadline) {
+            Ok(bytes) => self.accept(&bytes),
+            Err(RecvTimeoutError::Timeout) => Err(Ending::TimedOut),
+            Err(RecvTimeoutError::Disconnected) => Err(self.exited()),
+        }
+    }
+
+    fn accept(&mut self, bytes: &[u8]) -> Result<(), Ending> {
+        let from = self.transcript.len().saturating_sub(PANIC.len());
+        self.transcript.extend_from_slice(bytes);
+        if find(&self.transcript[from..], PANIC.as_bytes()).is_none() {
+            return Ok(());
+        }
+        let until = Instant::now() + LAST_WORDS;
+        while let Ok(bytes) = receive(&self.output, Some(until)) {
+            self.transcript.extend_from_slice(&bytes);
+        }
+        Err(Ending::Panicked(self.last_words()))
+    }
+
+    fn last_words(&self) -> String {
+        let transcript = self.transcript();
+        let line = transcript.lines().find(|line| line.contains(PANIC));
+        line.unwrap_or(PANIC).trim().to_owned()
+    }
+
+    fn exited(&mut self) -> Ending {
+        match self.child.wait() {
+            Ok(status) => Ending::Exited(Exit::from(status)),
+            // Waiting for our own child fails only if somebody else already did.
+            Err(_) => Ending::Exited(Exit::Failure(-1)),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits for a machine that has our terminal, at most until its time limit.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the standard library has no wait for a child with a time limit"
+)]
+pub(super) fn wait_on_terminal(mut child: Child, time_limit: Option<Duration>) -> Result<Ending> {
+    let deadline = time_limit.map(|limit| Instant::now() + limit);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Ending::Exited(Exit::from(status)));
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            child.kill()?;
+            child.wait()?;
+            return Ok(Ending::TimedOut);
+        }
+        thread::sleep(POLL_EVERY);
+    }
+}
+
+fn receive(output: &Receiver<Vec<u8>>, deadline: Option<Instant>) -> Result<Vec<u8>, RecvTimeoutError> {
+    match deadline {
+        Some(deadline) => output.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+        None => output.recv().map_err(|_| RecvTimeoutError::Disconnected),
+    }
+}
+
+/// Passes everything `source` yields to `sink`, until either is done.
+fn pump(mut source: impl Read, mut sink: impl FnMut(&[u8]) -> bool) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = source.read(&mut buffer) {
+        if !sink(&buffer[..length]) {
+            return;
+        }
+    }
+}
+
+fn collect(into: &Mutex<String>, bytes: &[u8]) -> bool {
+    into.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(bytes));
+    true
+}
+
+fn find(text: &[u8], pattern: &[u8]) -> Option<usize> {
+    text.windows(pattern.len().max(1)).position(|window| window == pattern)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A shell script in the machine's place: the same pipes, no QEMU.
+    fn start(script: &str, time_limit: Option<Duration>) -> Running {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::new(shell.spawn().unwrap(), time_limit)
+    }
+
+    #[test]
+    fn waiting_returns_what_came_before_and_moves_on() {
+        let mut machine = start("printf 'one two'; printf ' three> '; exec sleep 60", None);
+        assert_eq!(machine.wait_for("two", SOON).unwrap(), "one two");
+        assert_eq!(machine.wait_for("> ", SOON).unwrap(), " three> ");
+    }
+
+    #[test]
+    fn a_pattern_that_arrives_in_pieces_is_found() {
+        let mut machine = start("printf 'do'; sleep 0.2; printf 'm0'; exec sleep 60", None);
+        assert_eq!(machine.wait_for("dom0", SOON).unwrap(), "dom0");
+    }
+
+    #[test]
+    fn a_line_can_be_typed() {
+        let mut machine = start("read -r line; echo \"got $line\"", None);
+        machine.send(b"hello\n").unwrap();
+        assert_eq!(machine.wait_for("got hello", SOON).unwrap(), "got hello");
+    }
+
+    #[test]
+    fn the_time_limit_ends_every_wait() {
+        let mut machine = start("exec sleep 60", Some(Duration::from_millis(100)));
+        assert_eq!(machine.wait_for("never", SOON).unwrap_err().ending, Ending::TimedOut);
+        assert_eq!(machine.next_line().unwrap_err(), Ending::TimedOut);
+        assert_eq!(machine.wait().unwrap_err().ending, Ending::TimedOut);
+    }
+
+    #[test]
+    fn an_end_while_waiting_is_told_with_the_last_lines() {
+        let mut machine = start("echo last; echo oops >&2; exit 35", None);
+        let error = machine.wait_for("never", SOON).unwrap_err();
+        assert_eq!(error.ending, Ending::Exited(Exit::Debug(0x11)));
+        assert!(error.to_string().contains("last"), "{error}");
+    }
+
+    #[test]
+    fn a_panic_is_recognised_with_what_follows() {
+        let mut machine =
+            start("echo fine; echo 'WEIR PANIC at frame.rs:7'; echo stack; exec sleep 60", None);
+        let error = machine.wait_for("never", SOON).unwrap_err();
+        assert_eq!(error.ending, Ending::Panicked("WEIR PANIC at frame.rs:7".to_owned()));
+        assert!(error.context.contains("stack"));
+    }
+
+    #[test]
+    fn lines_come_without_their_breaks_and_the_last_may_have_none() {
+        let mut machine = start("printf 'a\\r\\nb\\nrest'; exit 33", None);
+        assert_eq!(machine.next_line().unwrap(), "a");
+        assert_eq!(machine.next_line().unwrap(), "b");
+        assert_eq!(machine.next_line().unwrap(), "rest");
+        assert_eq!(machine.next_line().unwrap_err(), Ending::Exited(Exit::Debug(0x10)));
+        assert_eq!(machine.wait().unwrap(), Exit::Debug(0x10));
+    }
+
+    #[test]
+    fn a_dropped_machine_is_gone() {
+        let machine = start("exec sleep 60", None);
+        let entry = format!("/proc/{}", machine.process_id());
+        assert!(std::path::Path::new(&entry).exists());
+        drop(machine);
+        assert!(!std::path::Path::new(&entry).exists());
+    }
+
+    #[test]
+    fn what_qemu_complains_about_is_kept() {
+        let mut machine = start("echo 'vtd: fault' >&2; sleep 0.1; exit 1", None);
+        assert_eq!(machine.wait().unwrap(), Exit::Failure(1));
+        assert!(machine.complaints().contains("vtd: fault"));
+    }
+}
