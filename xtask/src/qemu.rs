@@ -99,7 +99,7 @@ fn codename(os_release: &str) -> Option<&str> {
 fn install_from_backports(apt: &Apt, configuration: &Path, consent: Consent) -> Result<()> {
     let scratch = Scratch::create(&std::env::temp_dir(), "weir-apt")?;
     let private = backports(apt, configuration, &scratch)?;
-    private.refresh_if_stale(REQUEST, consent)?;
+    private.update()?;
     let plan = private.plan(REQUEST.packages)?;
     if matches!(plan, Plan::Installs(_)) && !is_new_enough(&plan) {
         bail!("bookworm-backports {} too; please install QEMU {OLDEST} or newer by hand", offered(&plan));
