@@ -12,27 +12,38 @@
 //! After the last command domain 0 writes one byte to the debug-exit port, which ends QEMU: [`ALL_SUCCEEDED`] or
 //! [`SOME_FAILED`]. The frames decide only what is shown where; success is told by that byte, which no command's
 //! output can imitate.
+//!
+//! The hypervisor writes to the same line whenever it likes, even into the middle of what domain 0 is writing. Its
+//! messages are known by how they begin, are taken out, and what they interrupted is joined again. A message that is
+//! seen a *second* time is not the hypervisor speaking but a command that shows its log.
+
+use std::collections::HashSet;
+use std::mem;
 
 /// The value that domain 0 writes when every command succeeded.
 pub const ALL_SUCCEEDED: u8 = 0x10;
 /// The value that domain 0 writes when a command failed.
 pub const SOME_FAILED: u8 = 0x11;
+/// What the hypervisor's last words contain.
+pub const PANIC: &str = "WEIR PANIC";
 
 const BEGIN: &str = "@exec-begin ";
 const END: &str = "@exec-end ";
+/// How the hypervisor's messages begin: Weir's, and Xen's for comparison.
+const HYPERVISORS: [&str; 3] = ["(weir) [", "(XEN) ", PANIC];
 
 /// What a line of the console is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Line<'a> {
+pub enum Line {
     /// A command begins.
     Begin {
         /// Which command, from zero.
         number: u32,
         /// The command.
-        command: &'a str,
+        command: String,
     },
     /// Something the current command printed.
-    Output(&'a str),
+    Output(String),
     /// A command ended; `output` is what it printed on this line without finishing it.
     End {
         /// Which command, from zero.
@@ -40,16 +51,20 @@ pub enum Line<'a> {
         /// Zero for success.
         status: u32,
         /// An unfinished last line of output, often empty.
-        output: &'a str,
+        output: String,
     },
     /// Something the machine said: the hypervisor, or domain 0 outside of any command.
-    Machine(&'a str),
+    Machine(String),
 }
 
 /// Tells commands' output from the rest of the console, line by line.
 #[derive(Debug, Default)]
 pub struct Frames {
     current: Option<u32>,
+    /// The hypervisor's messages so far.
+    said: HashSet<String>,
+    /// The beginning of a line that the hypervisor interrupted.
+    interrupted: String,
 }
 
 impl Frames {
@@ -64,47 +79,52 @@ impl Frames {
     }
 
     /// Classifies the next line, given without its line break.
-    pub fn next<'a>(&mut self, line: &'a str) -> Line<'a> {
+    pub fn next(&mut self, line: &str) -> Line {
+        if let Some((before, message)) = self.interruption(line) {
+            self.interrupted.push_str(before);
+            self.said.insert(message.to_owned());
+            return Line::Machine(message.to_owned());
+        }
+        let mut whole = mem::take(&mut self.interrupted);
+        whole.push_str(line);
         match self.current {
-            None => self.outside(line),
-            Some(number) => self.inside(number, line),
+            None => self.outside(whole),
+            Some(number) => self.inside(number, whole),
         }
     }
 
-    fn outside<'a>(&mut self, line: &'a str) -> Line<'a> {
+    /// Splits a line at a new message of the hypervisor's.
+    fn interruption<'a>(&self, line: &'a str) -> Option<(&'a str, &'a str)> {
+        let start = HYPERVISORS.iter().filter_map(|beginning| line.find(beginning)).min()?;
+        let (before, message) = line.split_at(start);
+        (!self.said.contains(message)).then_some((before, message))
+    }
+
+    fn outside(&mut self, line: String) -> Line {
         let Some((number, command)) = line.strip_prefix(BEGIN).and_then(numbered) else {
             return Line::Machine(line);
         };
         self.current = Some(number);
-        Line::Begin { number, command }
+        Line::Begin { number, command: command.to_owned() }
     }
 
-    fn inside<'a>(&mut self, number: u32, line: &'a str) -> Line<'a> {
-        if is_machines(line) {
-            return Line::Machine(line);
-        }
-        let end =
-            line.rfind(END).and_then(|start| Some((&line[..start], numbered(&line[start + END.len()..])?)));
-        match end {
-            Some((output, (ended, status)))
-                if ended == number
-                    && let Ok(status) = status.parse() =>
-            {
+    fn inside(&mut self, number: u32, line: String) -> Line {
+        match end_of(number, &line) {
+            Some((output, status)) => {
                 self.current = None;
-                Line::End { number, status, output }
+                Line::End { number, status, output: output.to_owned() }
             }
-            _ => Line::Output(line),
+            None => Line::Output(line),
         }
     }
 }
 
-/// Whether the hypervisor itself wrote this line; it can come in between at any time.
-fn is_machines(line: &str) -> bool {
-    line.starts_with("(weir) ") || line.contains(PANIC)
+/// The output before, and the status in, an end line of command `number`.
+fn end_of(number: u32, line: &str) -> Option<(&str, u32)> {
+    let (output, end) = line.split_at(line.rfind(END)?);
+    let (ended, status) = numbered(&end[END.len()..])?;
+    (ended == number).then_some((output, status.parse().ok()?))
 }
-
-/// What the hypervisor's last words contain.
-pub const PANIC: &str = "WEIR PANIC";
 
 /// Splits `7 rest` into its number and the rest.
 fn numbered(text: &str) -> Option<(u32, &str)> {
@@ -117,7 +137,7 @@ mod tests {
     use super::*;
 
     /// The lines that a run of `console` would show on standard output.
-    fn shown(console: &str) -> Vec<&str> {
+    fn shown(console: &str) -> Vec<String> {
         let mut frames = Frames::new();
         let mut shown = Vec::new();
         for line in console.lines() {
@@ -142,10 +162,10 @@ mod tests {
         let mut frames = Frames::new();
         assert_eq!(
             frames.next("@exec-begin 3 xl create a b"),
-            Line::Begin { number: 3, command: "xl create a b" }
+            Line::Begin { number: 3, command: "xl create a b".to_owned() }
         );
         assert_eq!(frames.current(), Some(3));
-        assert_eq!(frames.next("@exec-end 3 1"), Line::End { number: 3, status: 1, output: "" });
+        assert_eq!(frames.next("@exec-end 3 1"), Line::End { number: 3, status: 1, output: String::new() });
         assert_eq!(frames.current(), None);
     }
 
@@ -156,8 +176,22 @@ mod tests {
 
     #[test]
     fn the_hypervisor_may_speak_in_between() {
-        let console = "@exec-begin 0 x\na\n(weir) domain 1 crashed\nb\n@exec-end 0 0\n";
+        let console = "@exec-begin 0 x\na\n(weir) [0001.000000] domain 1 crashed\nb\n@exec-end 0 0\n";
         assert_eq!(shown(console), ["a", "b"]);
+    }
+
+    #[test]
+    fn the_hypervisor_may_interrupt_a_line() {
+        let console = "@exec-be(weir) [0001.000000] one\ngin 0 x\nhel(weir) [0002.000000] two\n\
+            (weir) [0003.000000] three\nlo\n@exec-end(weir) [0004.000000] four\n 0 0\n";
+        assert_eq!(shown(console), ["hello"]);
+    }
+
+    #[test]
+    fn a_command_may_show_the_hypervisors_log() {
+        let console = "(weir) [0001.000000] one\n(weir) [0002.000000] two\n@exec-begin 0 xl dmesg\n\
+            (weir) [0001.000000] one\n(weir) [0003.000000] three\n(weir) [0002.000000] two\n@exec-end 0 0\n";
+        assert_eq!(shown(console), ["(weir) [0001.000000] one", "(weir) [0002.000000] two"]);
     }
 
     #[test]
@@ -179,6 +213,6 @@ mod tests {
     #[test]
     fn an_end_without_a_beginning_is_the_machines() {
         let mut frames = Frames::new();
-        assert_eq!(frames.next("@exec-end 0 0"), Line::Machine("@exec-end 0 0"));
+        assert_eq!(frames.next("@exec-end 0 0"), Line::Machine("@exec-end 0 0".to_owned()));
     }
 }

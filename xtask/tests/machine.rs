@@ -122,7 +122,7 @@ fn disks_and_networks_are_accepted() {
     let scratch = scratch();
     let disk = scratch.join("disk, with a comma.img");
     xtask::disk::create(&disk, 1).unwrap();
-    let machine = machine(&scratch, "> ").disk(&disk).temporary_disk(&disk.with_extension("2"));
+    let machine = machine(&scratch, "> ").disk(&disk).temporary_disk(disk.with_extension("2"));
     xtask::disk::create(&disk.with_extension("2"), 1).unwrap();
     let mut running = machine.network("user").network("user,restrict=on").processors(2).spawn().unwrap();
     running.wait_for("> ", SOON).unwrap();
