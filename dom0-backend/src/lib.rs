@@ -1,2 +1,6 @@
-#![cfg_attr(target_os = "none", no_std)]
-//! placeholder
+#![cfg_attr(not(test), no_std)]
+//! The initial domain's kernel: the drivers, the back ends, the store, the toolstack and the admin commands.
+
+extern crate alloc;
+
+pub mod store;
