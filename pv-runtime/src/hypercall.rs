@@ -22,7 +22,7 @@ use hypercall_abi::{DomainId, Errno, VcpuId};
 
 pub use operations::{
     EventChannelOperation, GrantTableOperation, PhysicalDeviceOperation, event_channel_op, grant_table_op,
-    physdev_op,
+    pci_device_remove, physdev_op, prepare_msix, release_msix,
 };
 use raw::{call_number, call1, call2, call3, call4};
 

@@ -31,6 +31,7 @@ pub mod boot;
 pub mod console;
 pub mod event_channel;
 pub mod executor;
+pub mod grant;
 pub mod hypercall;
 pub mod kernel_local;
 pub mod memory;

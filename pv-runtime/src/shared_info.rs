@@ -56,12 +56,6 @@ pub(crate) fn events() -> PendingEvents<'static> {
     }
 }
 
-/// Non-zero while the hypervisor may not make an event upcall.
-#[cfg(target_os = "none")]
-pub(crate) fn upcall_mask() -> &'static AtomicU8 {
-    field(VCPU + offset_of!(VcpuInfo, evtchn_upcall_mask))
-}
-
 /// The address that the last page fault was about.
 pub(crate) fn fault_address() -> &'static AtomicU64 {
     field(VCPU + offset_of!(VcpuInfo, arch) + offset_of!(ArchVcpuInfo, cr2))

@@ -57,7 +57,6 @@ macro_rules! define_calls {
 }
 
 define_calls! {
-    call0();
     call1(first = "rdi");
     call2(first = "rdi", second = "rsi");
     call3(first = "rdi", second = "rsi", third = "rdx");

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::mem;
 use core::ops::Range;
+use core::ptr::NonNull;
 
 use hypercall_abi::xen::{UVMF_INVLPG, UVMF_LOCAL};
 use hypercall_abi::{DomainId, Errno, MachineFrame, PAGE_SHIFT, PAGE_SIZE};
@@ -89,8 +90,13 @@ impl AddressRange {
         self.pages
     }
 
+    /// The first byte.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        NonNull::new(self.address(0) as *mut u8).expect("the area does not start at zero")
+    }
+
     /// The address of the page `index`.
-    pub(crate) fn address(&self, index: usize) -> u64 {
+    fn address(&self, index: usize) -> u64 {
         MAPPINGS + (((self.first + index) as u64) << PAGE_SHIFT)
     }
 

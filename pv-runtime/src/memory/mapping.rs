@@ -144,7 +144,7 @@ impl Mapping {
 // SAFETY: the frames are mapped for as long as the mapping lives, at addresses that only it has.
 unsafe impl SharedMemory for Mapping {
     fn base(&self) -> NonNull<u8> {
-        NonNull::new(self.range.address(0) as *mut u8).expect("the area does not start at zero")
+        self.range.base()
     }
 
     fn size(&self) -> usize {

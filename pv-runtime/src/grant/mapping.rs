@@ -1,0 +1,220 @@
+#![expect(unsafe_code, reason = "has the hypervisor map pages of other domains")]
+//! Pages of other domains, mapped or made known to devices by their grants.
+
+use alloc::vec::Vec;
+use core::mem;
+use core::ptr::NonNull;
+use core::slice;
+use core::sync::atomic::AtomicU32;
+
+use hypercall_abi::grant_table::*;
+use hypercall_abi::{DomainId, Errno, GrantReference, PAGE_SIZE};
+
+use super::{GrantAccess, GrantError};
+use crate::hypercall::grant_table_op;
+use crate::memory::{AddressRange, SharedMemory};
+
+/// The flag for an access.
+const fn read_only_flag(access: GrantAccess) -> u32 {
+    match access {
+        GrantAccess::ReadOnly => GNTMAP_READONLY,
+        GrantAccess::ReadWrite => 0,
+    }
+}
+
+/// Maps a page that `domain` granted.
+///
+/// # Errors
+///
+/// [`GrantError::Refused`] if the grant does not allow it, [`GrantError::Failed`] if there is no room.
+pub fn map(
+    domain: DomainId,
+    reference: GrantReference,
+    access: GrantAccess,
+) -> Result<GrantMapping, GrantError> {
+    map_pages(domain, slice::from_ref(&reference), access)
+}
+
+/// Maps pages that `domain` granted at addresses that follow each other, as for a ring of several pages.
+///
+/// # Errors
+///
+/// As for [`map`]; then none of them stays mapped.
+pub fn map_pages(
+    domain: DomainId,
+    references: &[GrantReference],
+    access: GrantAccess,
+) -> Result<GrantMapping, GrantError> {
+    if references.is_empty() {
+        return Err(GrantError::Failed(Errno::EINVAL));
+    }
+    let range = AddressRange::new(references.len())?;
+    let flags = GNTMAP_HOST_MAP | read_only_flag(access);
+    let mut operations: Vec<_> = range
+        .addresses()
+        .zip(references)
+        .map(|(host_addr, reference)| map_operation(domain, *reference, flags, host_addr))
+        .collect();
+    // SAFETY: the addresses are those of the range, which maps nothing yet.
+    let outcome = unsafe { grant_table_op(&mut operations) };
+    let mut mapping = GrantMapping { range, handles: Vec::new(), writable: access == GrantAccess::ReadWrite };
+    let mapped = operations.iter().filter(|operation| operation.status == GNTST_OKAY);
+    mapping.handles.extend(mapped.map(|operation| (operation.host_addr, operation.handle)));
+    outcome?;
+    for operation in &operations {
+        GrantError::check(operation.status)?;
+    }
+    Ok(mapping)
+}
+
+fn map_operation(
+    domain: DomainId,
+    reference: GrantReference,
+    flags: u32,
+    host_addr: u64,
+) -> GnttabMapGrantRef {
+    // A status of failure, should the hypervisor not come to this operation.
+    let status = GNTST_GENERAL_ERROR;
+    GnttabMapGrantRef { host_addr, flags, r#ref: reference, dom: domain, status, ..Default::default() }
+}
+
+/// Granted pages that are mapped until this is dropped.
+#[derive(Debug)]
+pub struct GrantMapping {
+    range: AddressRange,
+    /// Address and handle of each page that is mapped.
+    handles: Vec<(u64, GrantHandle)>,
+    writable: bool,
+}
+
+// SAFETY: the pages are mapped for as long as the mapping lives, at addresses that only it has. A mapping of
+// which only a part succeeded is dropped before anybody sees it.
+unsafe impl SharedMemory for GrantMapping {
+    fn base(&self) -> NonNull<u8> {
+        self.range.base()
+    }
+
+    fn size(&self) -> usize {
+        self.range.pages() * PAGE_SIZE
+    }
+
+    fn is_writable(&self) -> bool {
+        self.writable
+    }
+}
+
+impl AsRef<[AtomicU32]> for GrantMapping {
+    #[inline]
+    fn as_ref(&self) -> &[AtomicU32] {
+        self.words()
+    }
+}
+
+impl Drop for GrantMapping {
+    fn drop(&mut self) {
+        let unmap = |(host_addr, handle): (u64, GrantHandle)| GnttabUnmapGrantRef {
+            host_addr,
+            handle,
+            status: GNTST_GENERAL_ERROR,
+            ..Default::default()
+        };
+        let mut operations: Vec<_> = mem::take(&mut self.handles).into_iter().map(unmap).collect();
+        if operations.is_empty() {
+            return;
+        }
+        // SAFETY: only this mapping, which is going away, uses the addresses.
+        let outcome = unsafe { grant_table_op(&mut operations) };
+        if outcome.is_err() || operations.iter().any(|operation| operation.status != GNTST_OKAY) {
+            log::error!("{} granted pages cannot be unmapped", operations.len());
+            self.range.leak();
+        }
+    }
+}
+
+/// Makes a page that `domain` granted known to devices. The domain cannot end the grant meanwhile.
+///
+/// # Errors
+///
+/// [`GrantError::Refused`] if the grant does not allow it.
+pub fn map_device(
+    domain: DomainId,
+    reference: GrantReference,
+    access: GrantAccess,
+) -> Result<DeviceMapping, GrantError> {
+    let mut results = map_devices(domain, &[(reference, access)])?;
+    results.pop().unwrap_or(Err(GrantError::Failed(Errno::EINVAL)))
+}
+
+/// The same for many pages with one hypercall. The results are in the order of the grants.
+///
+/// # Errors
+///
+/// If the call as a whole failed.
+pub fn map_devices(
+    domain: DomainId,
+    grants: &[(GrantReference, GrantAccess)],
+) -> Result<Vec<Result<DeviceMapping, GrantError>>, Errno> {
+    let operation = |&(reference, access): &(GrantReference, GrantAccess)| {
+        map_operation(domain, reference, GNTMAP_DEVICE_MAP | read_only_flag(access), 0)
+    };
+    let mut operations: Vec<_> = grants.iter().map(operation).collect();
+    // SAFETY: nothing is mapped at any address.
+    unsafe { grant_table_op(&mut operations)? };
+    let result = |operation: GnttabMapGrantRef| {
+        GrantError::check(operation.status)?;
+        Ok(DeviceMapping { bus_address: operation.dev_bus_addr, handle: operation.handle })
+    };
+    Ok(operations.into_iter().map(result).collect())
+}
+
+/// Withdraws pages from devices, all with one hypercall. The devices must be done with them.
+pub fn unmap_devices(mappings: impl IntoIterator<Item = DeviceMapping>) {
+    let unmap = |mapping: DeviceMapping| {
+        let operation = mapping.unmap_operation();
+        mem::forget(mapping);
+        operation
+    };
+    let mut operations: Vec<_> = mappings.into_iter().map(unmap).collect();
+    finish_device_unmap(&mut operations);
+}
+
+fn finish_device_unmap(operations: &mut [GnttabUnmapGrantRef]) {
+    if operations.is_empty() {
+        return;
+    }
+    // SAFETY: the operations name no addresses of this domain.
+    let outcome = unsafe { grant_table_op(operations) };
+    if outcome.is_err() || operations.iter().any(|operation| operation.status != GNTST_OKAY) {
+        log::error!("a granted page cannot be withdrawn from devices");
+    }
+}
+
+/// A granted page that devices may use until this is dropped.
+#[derive(Debug)]
+pub struct DeviceMapping {
+    bus_address: u64,
+    handle: GrantHandle,
+}
+
+impl DeviceMapping {
+    /// The address by which a device reaches the page.
+    #[inline]
+    pub fn bus_address(&self) -> u64 {
+        self.bus_address
+    }
+
+    fn unmap_operation(&self) -> GnttabUnmapGrantRef {
+        GnttabUnmapGrantRef {
+            dev_bus_addr: self.bus_address,
+            handle: self.handle,
+            status: GNTST_GENERAL_ERROR,
+            ..Default::default()
+        }
+    }
+}
+
+impl Drop for DeviceMapping {
+    fn drop(&mut self) {
+        finish_device_unmap(slice::from_mut(&mut self.unmap_operation()));
+    }
+}
