@@ -5,6 +5,7 @@
 //! whatever would harm what is already there. Configuration below `/etc/apt` is never touched.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -100,12 +101,12 @@ impl Apt {
             ),
         };
         let mut install = self.install_command(request.packages);
-        progress::stage(format_args!("{} is needed: {} new packages", request.reason, planned.len()));
+        progress::stage(format_args!("{} is needed: packages to install: {}", request.reason, planned.len()));
         for package in &planned {
             progress::detail(format_args!("{} {}", package.name, package.version));
         }
         progress::detail(format_args!("by `{}`", command::shown(&install)));
-        consent.obtain(&format!("install {} packages", planned.len()))?;
+        consent.obtain(&format!("install these packages ({})", planned.len()))?;
         if command::run(&mut install).is_ok() {
             return Ok(());
         }
@@ -171,7 +172,7 @@ impl Apt {
     fn install_command(&self, packages: &[&str]) -> Command {
         let mut install = self.privileged(INSTALL_LIMIT_SECONDS);
         install
-            .args(["--option", "DPkg::Lock::Timeout=120", "--quiet"])
+            .args(["--option", "DPkg::Lock::Timeout=120", "--quiet", "--quiet"])
             .args(self.install_arguments(packages));
         install
     }
@@ -188,7 +189,8 @@ impl Apt {
             "--foreground",
             &limit_seconds.to_string(),
         ]);
-        command.arg(&self.apt_get);
+        // Standard output belongs to what the user asked for.
+        command.arg(&self.apt_get).stdout(io::stderr());
         command
     }
 }

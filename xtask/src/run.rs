@@ -179,7 +179,7 @@ fn interactive(machine: &Machine) -> Result<u8> {
 }
 
 fn execute(machine: &Machine, options: &Options) -> Result<u8> {
-    progress::stage(format_args!("booting to run {} commands", options.exec.len()));
+    progress::stage(format_args!("booting; commands to run: {}", options.exec.len()));
     let mut running = machine.spawn()?;
     let mut session = Session { verbose: options.verbose, ..Session::default() };
     let ending = session.follow(&mut running)?;
