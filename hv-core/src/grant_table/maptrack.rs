@@ -1,0 +1,183 @@
+//! The maptrack: what a domain has mapped of other domains' grants, by handle.
+//!
+//! A handle is an index and a generation. The generation of an index changes each time it is given up, so a stale
+//! handle is noticed instead of undoing somebody else's mapping. An entry holds a counted reference to the
+//! granter: a mapping can be undone in full even after the granter has died and its number names another.
+
+use crate::{domain::DomainRef, frame_object::FrameBox, layout::PAGE_SIZE};
+use hypercall_abi::{GrantReference, grant_table::GrantHandle};
+
+/// Bits of a handle that are its index; no index has all of them set, so no handle is `!0`, which guests use
+/// for "none".
+const INDEX_BITS: u32 = 17;
+/// Entries in a frame.
+const BUCKET: usize = PAGE_SIZE as usize / size_of::<Entry>();
+/// Frames there can be.
+const BUCKETS: usize = super::MOST_MAPTRACK_FRAMES as usize;
+
+const _: () = assert!(BUCKET * BUCKETS < 1 << INDEX_BITS);
+const _: () = assert!(size_of::<Directory>() == PAGE_SIZE as usize);
+
+/// Mapped for the processor.
+pub(super) const HOST: u8 = 1 << 0;
+/// Mapped for devices.
+pub(super) const DEVICE: u8 = 1 << 1;
+/// Not for writing.
+pub(super) const READ_ONLY: u8 = 1 << 2;
+/// The guest names the page-table entry by its machine address and not by a virtual address.
+pub(super) const CONTAINS_PTE: u8 = 1 << 3;
+
+/// One mapping.
+pub(super) struct Mapping {
+    /// Whose grant.
+    pub granter: DomainRef,
+    /// Machine address of the page-table entry, for host mappings.
+    pub entry_address: u64,
+    /// Which grant.
+    pub reference: GrantReference,
+    /// [`HOST`], [`DEVICE`], [`READ_ONLY`], [`CONTAINS_PTE`].
+    pub flags: u8,
+}
+
+struct Entry {
+    /// What the handle stands for; `None` when it is free or being changed.
+    granter: Option<DomainRef>,
+    entry_address: u64,
+    /// The grant reference, or the next free index.
+    reference: u32,
+    generation: u16,
+    flags: u8,
+}
+
+impl Entry {
+    const fn free() -> Self {
+        Self { granter: None, entry_address: 0, reference: NONE, generation: 0, flags: 0 }
+    }
+}
+
+/// Ends the list of free indices.
+const NONE: u32 = u32::MAX;
+
+type Directory = [Option<FrameBox<[Entry; BUCKET]>>; BUCKETS];
+
+/// All mappings of a domain.
+pub(super) struct Maptrack {
+    directory: Option<FrameBox<Directory>>,
+    /// Head of the list of indices given up.
+    free: u32,
+    /// Indices from here on were never used.
+    untouched: u32,
+    /// Indices below this were given back when the domain died.
+    released: u32,
+    /// Handles that are given out.
+    used: u32,
+    /// Frames there may be.
+    maximum: u32,
+}
+
+const fn handle_of(index: u32, generation: u16) -> GrantHandle {
+    GrantHandle(index | (generation as u32) << INDEX_BITS)
+}
+
+const fn index_of(handle: GrantHandle) -> u32 {
+    handle.0 & ((1 << INDEX_BITS) - 1)
+}
+
+impl Maptrack {
+    pub const fn new(maximum: u32) -> Self {
+        Self { directory: None, free: NONE, untouched: 0, released: 0, used: 0, maximum }
+    }
+
+    fn at(&mut self, index: u32) -> Option<&mut Entry> {
+        let bucket = self.directory.as_mut()?.get_mut(index as usize / BUCKET)?.as_mut()?;
+        Some(&mut bucket[index as usize % BUCKET])
+    }
+
+    /// The entry of a handle of the right generation.
+    fn entry(&mut self, handle: GrantHandle) -> Option<&mut Entry> {
+        self.at(index_of(handle)).filter(|entry| u32::from(entry.generation) == handle.0 >> INDEX_BITS)
+    }
+
+    /// A handle for a mapping to come, to be given to [`Self::settle`] or [`Self::give_up`]; `None` when the domain
+    /// has as many as it may or memory is short.
+    pub fn reserve(&mut self) -> Option<GrantHandle> {
+        let index = self.take_free().or_else(|| self.take_untouched())?;
+        self.used += 1;
+        let generation = self.at(index)?.generation;
+        Some(handle_of(index, generation))
+    }
+
+    fn take_free(&mut self) -> Option<u32> {
+        let index = self.free;
+        self.free = self.at(index)?.reference;
+        Some(index)
+    }
+
+    fn take_untouched(&mut self) -> Option<u32> {
+        let index = self.untouched;
+        let bucket = index as usize / BUCKET;
+        if bucket >= self.maximum as usize {
+            return None;
+        }
+        if self.directory.is_none() {
+            self.directory = FrameBox::try_from_fn(|_| None);
+        }
+        let slot = &mut self.directory.as_mut()?[bucket];
+        if slot.is_none() {
+            *slot = Some(FrameBox::try_from_fn(|_| Entry::free())?);
+        }
+        self.untouched += 1;
+        Some(index)
+    }
+
+    /// Says what a reserved handle stands for.
+    pub fn settle(&mut self, handle: GrantHandle, mapping: Mapping) {
+        let Some(entry) = self.entry(handle) else { return };
+        entry.entry_address = mapping.entry_address;
+        entry.reference = mapping.reference.0;
+        entry.flags = mapping.flags;
+        entry.granter = Some(mapping.granter);
+    }
+
+    /// Takes the mapping of a handle out to work on it. The handle is as if reserved; nobody else can use it.
+    pub fn take(&mut self, handle: GrantHandle) -> Option<Mapping> {
+        let entry = self.entry(handle)?;
+        Some(Mapping {
+            granter: entry.granter.take()?,
+            entry_address: entry.entry_address,
+            reference: GrantReference(entry.reference),
+            flags: entry.flags,
+        })
+    }
+
+    /// Ends a handle that was reserved or taken out.
+    pub fn give_up(&mut self, handle: GrantHandle) {
+        let next = self.free;
+        let Some(entry) = self.entry(handle) else { return };
+        entry.generation = (entry.generation + 1) & (u16::MAX >> (INDEX_BITS - 16));
+        entry.reference = next;
+        self.free = index_of(handle);
+        self.used -= 1;
+    }
+
+    /// Takes the next mapping out when a domain dies and makes no new ones; looks at no more than `budget` indices,
+    /// and takes what it looked at from it. `None` with budget left means that there are no more.
+    pub fn take_next(&mut self, budget: &mut u32) -> Option<(GrantHandle, Mapping)> {
+        while *budget > 0 && self.released < self.untouched {
+            *budget -= 1;
+            let index = self.released;
+            self.released += 1;
+            let generation = self.at(index)?.generation;
+            let handle = handle_of(index, generation);
+            if let Some(mapping) = self.take(handle) {
+                return Some((handle, mapping));
+            }
+        }
+        None
+    }
+
+    /// Handles given out.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+}
