@@ -1,0 +1,27 @@
+//! The PCI bus: what is plugged in, where its registers are, and how its interrupts reach us.
+//!
+//! The hypervisor drives no device. It lets this domain at the configuration registers, and keeps for itself
+//! only the tables that direct interrupts.
+
+mod base_address;
+mod capability;
+mod config_space;
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(target_os = "none")]
+mod interrupt;
+#[cfg(target_os = "none")]
+mod ports;
+mod scan;
+
+pub use base_address::{BASE_ADDRESS_COUNT, MemoryRange, memory_range};
+pub use capability::{CAPABILITY_MSIX, CAPABILITY_VENDOR, Capability, Msix, capabilities};
+pub use config_space::{
+    Address, COMMAND_BUS_MASTER, COMMAND_IO, COMMAND_MEMORY, COMMAND_NO_INTERRUPT_LINE, ConfigSpace,
+    change_command,
+};
+#[cfg(target_os = "none")]
+pub use interrupt::{Interrupt, bind_interrupts, report};
+#[cfg(target_os = "none")]
+pub use ports::ConfigPorts;
+pub use scan::{Function, scan};

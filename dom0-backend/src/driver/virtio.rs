@@ -1,0 +1,32 @@
+//! What all virtio devices have in common (virtio 1.x, "modern", over PCI).
+//!
+//! ```text
+//!   layout      capabilities in configuration space say where the registers are
+//!   transport   reset, features, queues, doorbells: the registers
+//!   queue       the split virtqueue: how requests go out and completions come back
+//!   mapped      registers and queues in real memory
+//! ```
+//!
+//! A device is on the other side of a fence much like a guest is: what it writes is read once and checked
+//! against our own record. A device that breaks the rules is given up ([`DeviceFault`]), with everything that
+//! was in flight failing, and nothing worse.
+
+mod error;
+#[cfg(test)]
+pub(crate) mod fake;
+mod layout;
+#[cfg(target_os = "none")]
+mod mapped;
+mod queue;
+mod registers;
+mod transport;
+
+pub use error::{DeviceFault, SetupError};
+pub use layout::{DeviceKind, Layout, Region};
+#[cfg(target_os = "none")]
+pub use mapped::{MappedRegisters, connect};
+pub use queue::{
+    Buffer, DESCRIPTOR_WORDS, NotifyDevice, QUEUE_SIZE_MAX, QueueFull, Used, Virtqueue, write_table,
+};
+pub use registers::Registers;
+pub use transport::{Doorbell, NO_VECTOR, QueueAddresses, Transport, feature};
