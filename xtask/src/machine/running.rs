@@ -75,6 +75,8 @@ pub struct Running {
     transcript: Vec<u8>,
     /// Everything before this position in the transcript has been looked at.
     seen: usize,
+    /// The hypervisor's last words, once it has spoken them.
+    panic: Option<String>,
     deadline: Option<Instant>,
 }
 
@@ -91,7 +93,7 @@ impl Running {
         }
         let input = child.stdin.take();
         let deadline = time_limit.map(|limit| Instant::now() + limit);
-        Self { child, input, output, complaints, transcript: Vec::new(), seen: 0, deadline }
+        Self { child, input, output, complaints, transcript: Vec::new(), seen: 0, panic: None, deadline }
     }
 
     /// QEMU's process number.
@@ -138,7 +140,7 @@ impl Running {
         }
     }
 
-    /// The machine's next complete line without its line break, or how the machine ended.
+    /// The machine's next complete line without its line break; when all were returned, how the machine ended.
     pub fn next_line(&mut self) -> Result<String, Ending> {
         let mut from = self.seen;
         loop {
@@ -149,7 +151,8 @@ impl Running {
             from = self.transcript.len();
             match self.more(self.deadline) {
                 Ok(()) => {}
-                // The last line may lack its line break.
+                // Lines may have come with the end, and the last may lack its line break.
+                Err(_) if self.transcript.len() > from => {}
                 Err(Ending::Exited(_)) if self.seen < self.transcript.len() => {
                     return Ok(self.take(self.transcript.len()));
                 }
@@ -206,6 +209,9 @@ impl Running {
 
     /// Waits for more output; an error tells why none will come.
     fn more(&mut self, deadline: Option<Instant>) -> Result<(), Ending> {
+        if let Some(words) = &self.panic {
+            return Err(Ending::Panicked(words.clone()));
+        }
         match receive(&self.output, deadline) {
             Ok(bytes) => self.accept(&bytes),
             Err(RecvTimeoutError::Timeout) => Err(Ending::TimedOut),
@@ -223,7 +229,9 @@ impl Running {
         while let Ok(bytes) = receive(&self.output, Some(until)) {
             self.transcript.extend_from_slice(&bytes);
         }
-        Err(Ending::Panicked(self.last_words()))
+        let words = self.last_words();
+        self.panic = Some(words.clone());
+        Err(Ending::Panicked(words))
     }
 
     fn last_words(&self) -> String {
@@ -350,6 +358,15 @@ mod tests {
         let error = machine.wait_for("never", SOON).unwrap_err();
         assert_eq!(error.ending, Ending::Panicked("WEIR PANIC at frame.rs:7".to_owned()));
         assert!(error.context.contains("stack"));
+    }
+
+    #[test]
+    fn lines_around_a_panic_are_not_lost() {
+        let mut machine = start("printf '@exec-begin 0 x\\nWEIR PANIC\\nstack\\n'; exec sleep 60", None);
+        for line in ["@exec-begin 0 x", "WEIR PANIC", "stack"] {
+            assert_eq!(machine.next_line().unwrap(), line);
+        }
+        assert_eq!(machine.next_line().unwrap_err(), Ending::Panicked("WEIR PANIC".to_owned()));
     }
 
     #[test]
