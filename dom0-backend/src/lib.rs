@@ -3,4 +3,5 @@
 
 extern crate alloc;
 
+pub mod driver;
 pub mod store;
