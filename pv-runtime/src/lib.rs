@@ -41,6 +41,7 @@ mod shared_info;
 mod start;
 pub mod time;
 pub mod traps;
+pub mod xenbus;
 
 pub use boot::BootInfo;
 

@@ -10,12 +10,8 @@ pub(super) use hypervisor::*;
 
 #[cfg(target_os = "none")]
 mod hypervisor {
-    use core::time::Duration;
-
     pub(in super::super) use crate::event_channel::dispatch as dispatch_events;
     pub(in super::super) use crate::time::{idle, now, wall_clock};
-
-    const _: fn() -> Duration = now;
 }
 
 #[cfg(not(target_os = "none"))]
@@ -39,6 +35,11 @@ mod host {
 
     /// There are no events on a host.
     pub(in super::super) fn dispatch_events() {}
+
+    /// Sets the virtual clock back to zero.
+    pub(in super::super) fn reset_clock() {
+        CLOCK.with(|clock| clock.set(Duration::ZERO));
+    }
 
     /// Moves the virtual clock to `deadline`.
     pub(in super::super) fn advance_to(deadline: Duration) {

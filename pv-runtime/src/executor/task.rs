@@ -45,7 +45,7 @@ impl Table {
 
     /// The slot of this very task, if it has not ended.
     fn slot(&mut self, handle: &Arc<TaskHandle>) -> Option<&mut Slot> {
-        self.slots[handle.index].as_mut().filter(|slot| Arc::ptr_eq(&slot.handle, handle))
+        self.slots.get_mut(handle.index)?.as_mut().filter(|slot| Arc::ptr_eq(&slot.handle, handle))
     }
 
     /// Takes the task out of the table. The caller drops it, once the table is no longer borrowed.
@@ -125,6 +125,18 @@ impl Executor {
     }
 }
 
+/// Drops every task, and those that are spawned on the way.
+#[cfg(not(target_os = "none"))]
+pub(super) fn drop_all() {
+    loop {
+        let table = with_executor(|executor| executor.table.take());
+        if table.slots.is_empty() {
+            return;
+        }
+        drop(table);
+    }
+}
+
 /// Runs tasks for ever, blocking when there is nothing to do.
 #[cfg(target_os = "none")]
 pub(crate) fn run() -> ! {
@@ -183,6 +195,14 @@ impl<T> JoinHandle<T> {
     /// Whether the task has ended.
     pub fn is_finished(&self) -> bool {
         !with_executor(|executor| executor.is_alive(&self.handle))
+    }
+
+    /// The task's output, if it has ended and nobody took the output yet.
+    pub fn try_output(&self) -> Option<T> {
+        match &mut *self.outcome.borrow_mut() {
+            Outcome::Done(output) => output.take(),
+            Outcome::Running(_) => None,
+        }
     }
 
     /// Waits for the task's output.

@@ -1,14 +1,21 @@
 //! Running tasks on a host, in virtual time.
 
-use core::cell::RefCell;
 use core::future::Future;
-use std::rc::Rc;
 
-use super::task::with_executor;
+use super::task::{drop_all, with_executor};
 use super::{platform, spawn, timer};
 
-/// Runs `future`, and the tasks it spawns, until it is done. Sleeping costs no time: when no task is ready,
-/// the clock jumps to the earliest deadline.
+/// Drops the tasks of a test, also when the test fails.
+struct DropTasks;
+
+impl Drop for DropTasks {
+    fn drop(&mut self) {
+        drop_all();
+    }
+}
+
+/// Runs `future`, and the tasks it spawns, until it is done; the tasks end with it. The clock starts at zero,
+/// and sleeping costs no time: when no task is ready, the clock jumps to the earliest deadline.
 ///
 /// # Panics
 ///
@@ -17,22 +24,16 @@ pub fn run<F>(future: F) -> F::Output
 where
     F: Future + 'static,
 {
-    let output = Rc::new(RefCell::new(None));
-    let shared = Rc::clone(&output);
-    let task = spawn(async move {
-        let value = future.await;
-        *shared.borrow_mut() = Some(value);
-    });
-    while !task.is_finished() {
-        if with_executor(|executor| executor.turn()) {
-            continue;
+    platform::reset_clock();
+    let _drop_tasks = DropTasks;
+    let task = spawn(future);
+    loop {
+        if let Some(output) = task.try_output() {
+            return output;
         }
-        if task.is_finished() {
-            break;
+        if !with_executor(|executor| executor.turn()) && !task.is_finished() {
+            let deadline = timer::next_deadline().expect("every task waits, and no timer is set");
+            platform::advance_to(deadline);
         }
-        let deadline = timer::next_deadline().expect("every task waits, and no timer is set");
-        platform::advance_to(deadline);
     }
-    let value = output.borrow_mut().take();
-    value.expect("the task is finished")
 }
