@@ -30,6 +30,11 @@ mod tree;
 mod update;
 mod walk;
 
+#[cfg(test)]
+pub(crate) mod test_guest;
+#[cfg(test)]
+mod tests;
+
 pub use entry::Entry;
 pub use grant_entry::{clear_grant_entry, replace_grant_entry, set_grant_entry};
 pub use session::{Mappable, TableSession, Tables};
