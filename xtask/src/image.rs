@@ -10,13 +10,13 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::boot::command_line;
 use crate::build::{self, Images};
 use crate::bundle;
 use crate::command;
 use crate::consent::Consent;
 use crate::packages::{Apt, Request};
 use crate::progress;
-use crate::run::command_line;
 use crate::scratch::Scratch;
 use crate::workspace::Workspace;
 

@@ -4,7 +4,6 @@
 //! boot archive, domain 0 runs them and ends the machine, and only what they print reaches standard output. Exit
 //! status: 0 all commands succeeded, 1 a command failed, 124 the time was up, 125 anything else.
 
-use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use crate::boot::{self, Load};
 use crate::build::{self, Images};
 use crate::bundle;
 use crate::consent::Consent;
@@ -34,9 +34,6 @@ pub const BROKEN: u8 = 125;
 
 /// Time limit of a run that nobody watches, unless told otherwise.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(120);
-/// What Xen is told unless told otherwise: where its console is, and to leave memory for guests.
-const XEN_COMMAND_LINE: &str = "console=com1 com1=115200,8n1 dom0_mem=512M,max:512M";
-
 /// How to run the machine.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -98,9 +95,11 @@ pub fn run(workspace: &Workspace, options: &Options, consent: Consent) -> Result
 /// The machine that the options describe; its boot files go to `scratch`.
 fn machine(images: &Images, disk: &Path, scratch: &Scratch, options: &Options) -> Result<Machine> {
     let archive = bundle::boot_archive(images, &options.exec)?;
+    let hypervisor_words = options.cmdline.as_deref();
+    let load = Load { images, archive: &archive, hypervisor_words, dom0_words: &options.dom0_cmdline };
     let machine = match &options.xen {
-        None => under_weir(images, &archive, scratch, options)?,
-        Some(xen) => under_xen(xen, images, &archive, scratch, options)?,
+        None => boot::on_weir(load, scratch)?,
+        Some(xen) => boot::on_xen(xen, load, scratch)?,
     };
     let mut network = "user".to_owned();
     for rule in &options.hostfwd {
@@ -118,41 +117,6 @@ fn machine(images: &Images, disk: &Path, scratch: &Scratch, options: &Options) -
     })
 }
 
-fn under_weir(images: &Images, archive: &[u8], scratch: &Scratch, options: &Options) -> Result<Machine> {
-    let dom0 = read(&images.dom0)?;
-    let path = scratch.join("bundle");
-    fs::write(&path, bundle::bundle(&[&dom0, archive])).context("cannot write the boot bundle")?;
-    let hypervisors = options.cmdline.as_deref().unwrap_or_default();
-    Ok(Machine::with_kernel(&images.weir)
-        .module(&path)
-        .command_line(command_line(hypervisors, &options.dom0_cmdline)))
-}
-
-fn under_xen(
-    xen: &Path,
-    images: &Images,
-    archive: &[u8],
-    scratch: &Scratch,
-    options: &Options,
-) -> Result<Machine> {
-    let path = scratch.join("archive.tar");
-    fs::write(&path, archive).context("cannot write the boot archive")?;
-    let module =
-        |path: &Path, arguments: &str| format!("{} {arguments}", path.display()).trim().replace(',', ",,");
-    let modules = [module(&images.dom0, &options.dom0_cmdline), module(&path, "")].join(",");
-    let hypervisors = options.cmdline.as_deref().unwrap_or(XEN_COMMAND_LINE);
-    Ok(Machine::with_kernel(xen).modules(modules).command_line(hypervisors))
-}
-
-/// Weir's command line: its own words, then domain 0's behind two dashes.
-pub fn command_line(hypervisors: &str, dom0s: &str) -> String {
-    match (hypervisors.trim(), dom0s.trim()) {
-        (own, "") => own.to_owned(),
-        ("", dom0s) => format!("-- {dom0s}"),
-        (own, dom0s) => format!("{own} -- {dom0s}"),
-    }
-}
-
 fn time_limit(options: &Options, somebody_watches: bool) -> Option<Duration> {
     match options.timeout {
         Some(seconds) => Some(Duration::from_secs(seconds)),
@@ -161,21 +125,23 @@ fn time_limit(options: &Options, somebody_watches: bool) -> Option<Duration> {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
 fn interactive(machine: &Machine) -> Result<u8> {
     progress::stage("booting; Ctrl-a x ends the machine, Ctrl-a c is QEMU's monitor");
     let ending = machine.on_terminal()?;
-    let status = match ending {
-        Ending::Exited(Exit::PowerOff | Exit::Debug(exec::ALL_SUCCEEDED)) => SUCCESS,
-        Ending::Exited(Exit::Debug(exec::SOME_FAILED)) => COMMAND_FAILED,
-        Ending::TimedOut => TIMED_OUT,
-        Ending::Exited(_) | Ending::Panicked(_) => BROKEN,
-    };
-    progress::stage(ending);
-    Ok(status)
+    Ok(match ending {
+        Ending::Exited(Exit::PowerOff | Exit::Debug(exec::ALL_SUCCEEDED)) => {
+            progress::stage("the machine is off");
+            SUCCESS
+        }
+        Ending::TimedOut => {
+            progress::stage(ending);
+            TIMED_OUT
+        }
+        _ => {
+            progress::stage(format_args!("the machine failed: {ending}"));
+            BROKEN
+        }
+    })
 }
 
 fn execute(machine: &Machine, options: &Options) -> Result<u8> {
@@ -253,6 +219,7 @@ impl Session {
 mod tests {
     use super::*;
     use clap::Parser;
+    use std::fs;
 
     #[derive(Parser)]
     struct Line {
@@ -278,25 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn the_command_lines_are_joined_by_two_dashes() {
-        assert_eq!(command_line("a", "b c"), "a -- b c");
-        assert_eq!(command_line("a", ""), "a");
-        assert_eq!(command_line("", "b"), "-- b");
-        assert_eq!(command_line(" ", ""), "");
-    }
-
-    #[test]
-    fn weir_gets_a_bundle() {
-        let line = arguments(&["--cmdline", "verbose", "--dom0-cmdline", "x=1", "--hostfwd", "tcp::1-:2"]);
-        assert!(line.contains("-kernel S/weir -initrd S/bundle -append 'verbose -- x=1'"), "{line}");
-        assert!(line.contains("-netdev user,hostfwd=tcp::1-:2,id=net0"), "{line}");
-    }
-
-    #[test]
-    fn xen_gets_two_modules() {
-        let line = arguments(&["--xen", "/x/xen.elf", "--dom0-cmdline", "a=1,2"]);
-        assert!(line.contains("-kernel /x/xen.elf -initrd 'S/dom0 a=1,,2,S/archive.tar'"), "{line}");
-        assert!(line.contains("console=com1"), "{line}");
+    fn options_describe_the_machine() {
+        let line =
+            arguments(&["--hostfwd", "tcp::1-:2", "--hostfwd", "tcp::3-:4", "--memory", "256", "--icount"]);
+        assert!(line.contains("-netdev user,hostfwd=tcp::1-:2,hostfwd=tcp::3-:4,id=net0"), "{line}");
+        assert!(line.contains("-m 256M -smp 1 -icount"), "{line}");
+        assert!(line.contains("-kernel S/weir") && line.contains("file=/d"), "{line}");
+        assert!(arguments(&["--xen", "/x/xen.elf"]).contains("-kernel /x/xen.elf"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the tests of every crate on this computer, then the integration tests in QEMU.
 //!
 //! The second kind finds what it needs through the environment: `WEIR_IMAGE`, `WEIR_DOM0`, `WEIR_GUEST` (the three
-//! programs), `WEIR_ISO` (a disc of them) and `WEIR_WORK` (a directory for their own files).
+//! programs), `WEIR_ISO` (a disc of them that ends QEMU with a status) and `WEIR_WORK` (a directory for their own files).
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -13,6 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::boot::DEBUG_EXIT;
 use crate::build;
 use crate::command;
 use crate::consent::Consent;
@@ -68,7 +69,7 @@ fn qemu_tests(workspace: &Workspace, options: &Options, consent: Consent) -> Res
     let work = workspace.work().join("tests");
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
     let disc = work.join("weir.iso");
-    image::make_from(&images, workspace, &disc, "", consent)?;
+    image::make_from(&images, workspace, &disc, DEBUG_EXIT, consent)?;
 
     let mut command = Command::new(cargo());
     command.args(["test", "--package", "tests", "--no-fail-fast"]).args(&options.filter);
