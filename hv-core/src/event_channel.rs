@@ -22,6 +22,9 @@ mod hypercall;
 mod signal;
 mod two_level;
 
+#[cfg(test)]
+mod tests;
+
 pub use binding::{
     alloc_unbound, bind_interdomain, bind_ipi, bind_pirq, bind_vcpu, bind_virq, close, close_all, status,
 };

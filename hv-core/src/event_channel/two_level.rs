@@ -15,7 +15,7 @@ use core::{
     mem::offset_of,
     sync::atomic::{AtomicU64, Ordering},
 };
-use hypercall_abi::{Errno, Port, VcpuId, event_channel::EVTCHN_2L_NR_CHANNELS, xen::SharedInfo};
+use hypercall_abi::{Port, VcpuId, event_channel::EVTCHN_2L_NR_CHANNELS, xen::SharedInfo};
 
 /// The word of an array at `offset` in `shared_info` that holds the port's bit.
 #[inline]
@@ -38,20 +38,9 @@ const fn bit(port: Port) -> u64 {
     1 << (port.0 % 64)
 }
 
-/// True when the guest has not yet taken the event at `port`.
-///
-/// # Errors
-/// `EINVAL` for a number that no port can have.
-pub fn is_pending(domain: &Domain, port: Port) -> Result<bool, Errno> {
-    if port.0 >= EVTCHN_2L_NR_CHANNELS {
-        return Err(Errno::EINVAL);
-    }
-    Ok(has_event(domain, port))
-}
-
-#[inline]
-fn has_event(domain: &Domain, port: Port) -> bool {
-    pending(domain, port).load(Ordering::SeqCst) & bit(port) != 0
+/// True when the guest has not yet taken the event at `port`; false for a number that no port can have.
+pub fn is_pending(domain: &Domain, port: Port) -> bool {
+    port.0 < EVTCHN_2L_NR_CHANNELS && pending(domain, port).load(Ordering::SeqCst) & bit(port) != 0
 }
 
 /// Makes `port` pending and tells the vCPU `target`, unless the event was pending already or is masked.
@@ -76,7 +65,7 @@ pub(super) fn clear_pending(domain: &Domain, port: Port) {
 /// Clears the mask bit and, if that uncovers an event, tells the vCPU `target`.
 pub(super) fn unmask(domain: &Domain, port: Port, target: VcpuId) {
     let was_masked = mask(domain, port).fetch_and(!bit(port), Ordering::SeqCst) & bit(port) != 0;
-    if was_masked && has_event(domain, port) {
+    if was_masked && is_pending(domain, port) {
         announce(domain, port, target);
     }
 }
