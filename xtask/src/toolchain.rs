@@ -26,8 +26,8 @@ use crate::workspace::Workspace;
 
 /// What everything that runs on the bare machine is compiled for.
 pub const TARGET: &str = "x86_64-unknown-none";
-/// The oldest compiler that Weir's source is written for; the same as `rust-version` in `Cargo.toml`.
-const OLDEST: Version = Version::new(1, 95);
+/// The `rust-version` of `Cargo.toml`: the oldest compiler that Weir's source is written for.
+const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
 /// Longest wait for `rustup target add`, in seconds.
 const RUSTUP_LIMIT_SECONDS: &str = "300";
 /// Where a distribution's package puts its compiler.
@@ -86,12 +86,16 @@ impl Compiler {
     }
 
     fn is_new_enough(&self) -> bool {
-        self.version().is_some_and(|version| version >= OLDEST)
+        is_new_enough(self.version())
     }
 
     fn lld(&self) -> PathBuf {
         self.sysroot.join("lib/rustlib").join(&self.host).join("bin/rust-lld")
     }
+}
+
+fn is_new_enough(version: Option<Version>) -> bool {
+    version >= Version::parse(OLDEST)
 }
 
 /// The cargo that runs us, so that its children are of the same version.
@@ -179,7 +183,7 @@ fn install_compiler(apt: &Apt, consent: Consent) -> Result<()> {
     apt.refresh_if_stale(request, consent)?;
     let plan = apt.plan(request.packages)?;
     if let Some(offered) = plan.version_of("rustc-web")
-        && offered < OLDEST
+        && !is_new_enough(Some(offered))
     {
         bail!(
             "this system's packages offer only Rust {offered}, and Weir needs {OLDEST}; please install Rust with rustup \
@@ -263,6 +267,13 @@ mod tests {
         assert_eq!(field(DESCRIPTION, "host"), Some("x86_64-unknown-linux-gnu"));
         assert_eq!(field(DESCRIPTION, "release").and_then(Version::parse), Some(Version::new(1, 96)));
         assert_eq!(field(DESCRIPTION, "absent"), None);
+    }
+
+    #[test]
+    fn the_workspace_says_what_is_new_enough() {
+        assert!(Version::parse(OLDEST).is_some_and(|oldest| is_new_enough(Some(oldest))));
+        assert!(!is_new_enough(Some(Version::new(1, 85))));
+        assert!(!is_new_enough(None));
     }
 
     #[test]
