@@ -156,3 +156,210 @@ impl<P: Protocol, M: RingMemory> BackRing<P, M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hypercall_abi::io::blkif::{
+        BLKIF_OP_DISCARD, BLKIF_OP_INDIRECT, BlkifRequest, BlkifRequestDiscard, BlkifRequestIndirect,
+    };
+    use hypercall_abi::io::netif::{
+        NETTXF_EXTRA_INFO, NetifExtraGso, NetifExtraInfo, NetifTxRequest, NetifTxResponse,
+        XEN_NETIF_EXTRA_TYPE_GSO,
+    };
+
+    use super::*;
+    use crate::error::AreaTooSmall;
+    use crate::front::FrontRing;
+    use crate::memory::PageList;
+    use crate::protocol::{Blkif, NetifTx};
+    use crate::tests::{
+        FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, SharedPages, pages, peek, poke,
+    };
+
+    /// A ring on whose front this many requests were made, and its memory.
+    fn ring_with_requests(count: u32) -> (BackRing<NetifTx, SharedPages>, SharedPages) {
+        let page = pages(1);
+        poke(&page, RSP_EVENT, 1);
+        poke(&page, REQ_PROD, count);
+        (BackRing::attach(page.clone()).unwrap(), page)
+    }
+
+    /// A response that is known by its id.
+    fn response(id: u16) -> NetifTxResponse {
+        NetifTxResponse { id, ..Default::default() }
+    }
+
+    #[test]
+    fn a_request_is_read_where_the_header_file_says() {
+        let (mut ring, page) = ring_with_requests(2);
+        for (word, value) in [0x1111_2222, 0x0004_3333, 0x0006_0005].into_iter().enumerate() {
+            poke(&page, FIRST_SLOT + 3 + word, value);
+        }
+        assert_eq!(ring.take_request().unwrap().unwrap().id, 0);
+        let request = ring.take_request().unwrap().unwrap();
+        assert_eq!((request.gref.0, request.offset, request.flags), (0x1111_2222, 0x3333, 4));
+        assert_eq!((request.id, request.size), (5, 6));
+    }
+
+    #[test]
+    fn a_request_that_changes_after_it_was_taken_stays_as_it_was() {
+        let (mut ring, page) = ring_with_requests(1);
+        poke(&page, FIRST_SLOT, 7);
+        let request = ring.take_request().unwrap().unwrap();
+        poke(&page, FIRST_SLOT, 8);
+        assert_eq!(request.gref.0, 7);
+        assert_eq!(ring.take_request(), Ok(None), "and is not offered again");
+    }
+
+    #[test]
+    fn a_ring_full_of_requests_is_honest_and_one_more_is_corrupt() {
+        let (mut ring, page) = ring_with_requests(256);
+        assert_eq!(ring.waiting_requests(), Ok(256));
+        poke(&page, REQ_PROD, 257);
+        let error = Corrupt { index: PeerIndex::RequestProducer, found: 257, lowest: 0, highest: 256 };
+        assert_eq!(ring.waiting_requests(), Err(error));
+    }
+
+    #[test]
+    fn requests_in_slots_not_answered_yet_are_corrupt() {
+        let (mut ring, page) = ring_with_requests(200);
+        while ring.take_request().unwrap().is_some() {}
+        poke(&page, REQ_PROD, 256);
+        assert_eq!(ring.waiting_requests(), Ok(56));
+        poke(&page, REQ_PROD, 257);
+        assert!(ring.waiting_requests().is_err());
+        ring.push_response(&response(0)).unwrap();
+        assert_eq!(ring.waiting_requests(), Ok(57), "the slot of an answered request is free again");
+    }
+
+    #[test]
+    fn a_request_index_that_goes_back_is_corrupt() {
+        let (mut ring, page) = ring_with_requests(3);
+        while ring.take_request().unwrap().is_some() {}
+        poke(&page, REQ_PROD, 2);
+        let error = Corrupt { index: PeerIndex::RequestProducer, found: 2, lowest: 3, highest: 256 };
+        assert_eq!(ring.take_request(), Err(error));
+        assert_eq!(ring.final_check_for_requests(), Err(error));
+    }
+
+    #[test]
+    fn a_corrupt_index_changes_nothing_here() {
+        let (mut ring, page) = ring_with_requests(3);
+        for wrong in [257, 300, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
+            poke(&page, REQ_PROD, wrong);
+            assert!(ring.waiting_requests().is_err(), "{wrong:#x}");
+        }
+        poke(&page, REQ_PROD, 3);
+        for _ in 0..3 {
+            assert!(ring.take_request().unwrap().is_some());
+        }
+        assert_eq!(ring.take_request(), Ok(None));
+    }
+
+    #[test]
+    fn a_response_without_a_request_is_refused() {
+        let (mut ring, page) = ring_with_requests(2);
+        assert_eq!(ring.push_response(&response(0)), Err(NothingToAnswer));
+        assert!(ring.take_request().unwrap().is_some());
+        assert_eq!(ring.push_response(&response(0)), Ok(0));
+        assert_eq!(ring.push_response(&response(0)), Err(NothingToAnswer));
+        assert_eq!(ring.commit_responses(), NotifyPeer::Yes);
+        assert_eq!(peek(&page, RSP_PROD), 1);
+    }
+
+    #[test]
+    fn our_indexes_are_not_read_back() {
+        let (mut ring, page) = ring_with_requests(3);
+        while ring.take_request().unwrap().is_some() {}
+        poke(&page, RSP_PROD, 100);
+        poke(&page, REQ_EVENT, 100);
+        assert_eq!(ring.unanswered_requests(), 3);
+        assert_eq!(ring.push_response(&response(0)), Ok(0));
+        let _ = ring.commit_responses();
+        assert_eq!(peek(&page, RSP_PROD), 1);
+    }
+
+    #[test]
+    fn the_front_end_is_notified_only_where_it_asked() {
+        let (mut ring, page) = ring_with_requests(3);
+        while ring.take_request().unwrap().is_some() {}
+        poke(&page, RSP_EVENT, 2);
+        for (id, expected) in [(0, NotifyPeer::No), (1, NotifyPeer::Yes), (2, NotifyPeer::No)] {
+            ring.push_response(&response(id)).unwrap();
+            assert_eq!(ring.commit_responses(), expected, "response {id}");
+        }
+        assert_eq!(ring.commit_responses(), NotifyPeer::No, "nothing new");
+    }
+
+    #[test]
+    fn waiting_asks_for_an_event_at_the_next_request() {
+        let (mut ring, page) = ring_with_requests(2);
+        assert_eq!(ring.final_check_for_requests(), Ok(FinalCheck::MoreToTake));
+        assert_eq!(peek(&page, REQ_EVENT), 0, "no event is asked for while there is work");
+        while ring.take_request().unwrap().is_some() {}
+        assert_eq!(ring.final_check_for_requests(), Ok(FinalCheck::MayWait));
+        assert_eq!(peek(&page, REQ_EVENT), 3);
+    }
+
+    #[test]
+    fn a_new_back_end_goes_on_after_the_last_response() {
+        let (mut ring, page) = ring_with_requests(5);
+        for id in 0..3 {
+            assert!(ring.take_request().unwrap().is_some());
+            ring.push_response(&response(id)).unwrap();
+        }
+        let _ = ring.commit_responses();
+        assert!(ring.take_request().unwrap().is_some());
+        let mut next = BackRing::<NetifTx, _>::attach(page).unwrap();
+        assert_eq!((next.waiting_requests(), next.next_request_slot()), (Ok(2), 3));
+    }
+
+    #[test]
+    fn a_ring_that_makes_no_sense_is_not_joined() {
+        let page = pages(1);
+        poke(&page, RSP_PROD, 10);
+        let error = Corrupt { index: PeerIndex::RequestProducer, found: 0, lowest: 10, highest: 266 };
+        assert_eq!(BackRing::<NetifTx, _>::attach(page.clone()).unwrap_err(), AttachError::Corrupt(error));
+        let error = AreaTooSmall { size_bytes: 64, needed_bytes: 76 };
+        let attached = BackRing::<NetifTx, _>::attach(&page[..FIRST_SLOT]);
+        assert_eq!(attached.unwrap_err(), AttachError::TooSmall(error));
+    }
+
+    #[test]
+    fn every_slot_of_a_packet_can_be_read_as_what_it_is() {
+        let page = pages(1);
+        let mut front = FrontRing::<NetifTx, _>::new(page.clone()).unwrap();
+        let mut back = BackRing::<NetifTx, _>::attach(page).unwrap();
+        let gso = NetifExtraGso { kind: XEN_NETIF_EXTRA_TYPE_GSO, size: 1448, ..Default::default() };
+        let first = NetifTxRequest { flags: NETTXF_EXTRA_INFO, ..Default::default() };
+        front.push_request(&first).unwrap();
+        front.push_request(&NetifExtraInfo::from(gso).into()).unwrap();
+        let _ = front.commit_requests();
+        assert_eq!(back.take_request(), Ok(Some(first)));
+        assert_eq!(back.take_request().unwrap().unwrap().as_extra_info().as_gso(), gso);
+    }
+
+    #[test]
+    fn block_requests_of_every_shape_cross_a_ring_of_pages_that_lie_apart() {
+        let parts = [pages(1), pages(1), pages(1), pages(1)];
+        let mut front = FrontRing::<Blkif, _>::new(PageList::new(&parts[..]).unwrap()).unwrap();
+        let mut back = BackRing::<Blkif, _>::attach(PageList::new(&parts[..]).unwrap()).unwrap();
+        assert_eq!((front.capacity(), back.capacity()), (128, 128));
+        let discard =
+            BlkifRequestDiscard { operation: BLKIF_OP_DISCARD, nr_sectors: 8, ..Default::default() };
+        let indirect =
+            BlkifRequestIndirect { operation: BLKIF_OP_INDIRECT, nr_segments: 99, ..Default::default() };
+        let mut full = BlkifRequest { id: 5, ..Default::default() };
+        full.seg[10].last_sect = 7;
+        let requests: [BlkifRequest; 3] = [discard.into(), indirect.into(), full];
+        for round in 0..126 {
+            front.push_request(&requests[round % 3]).unwrap();
+        }
+        let _ = front.commit_requests();
+        for _ in 0..42 {
+            assert_eq!(back.take_request().unwrap().unwrap().as_discard(), discard);
+            assert_eq!(back.take_request().unwrap().unwrap().as_indirect(), indirect);
+            assert_eq!(back.take_request(), Ok(Some(full)));
+        }
+    }
+}

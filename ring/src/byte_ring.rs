@@ -252,3 +252,177 @@ impl Position {
         self.offset = (self.offset + count) % self.layout.size as usize;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::console::{BackEnd, ConsoleBack, ConsoleFront, FrontEnd};
+    use crate::tests::{SharedPages, pages, peek, poke};
+
+    /// The word of `in_prod`.
+    const IN_PROD: usize = 769;
+    /// The word of `out_cons`.
+    const OUT_CONS: usize = 770;
+    /// The word of `out_prod`.
+    const OUT_PROD: usize = 771;
+
+    /// Both ends of a console, and its memory.
+    fn console() -> (ConsoleFront<SharedPages>, ConsoleBack<SharedPages>, SharedPages) {
+        let page = pages(1);
+        (ByteRing::attach(page.clone()).unwrap(), ByteRing::attach(page.clone()).unwrap(), page)
+    }
+
+    /// Writes what fits for sure.
+    fn write_all<E: StreamEnd>(ring: &mut ByteRing<E, SharedPages>, text: &[u8]) {
+        assert_eq!(ring.write(text).unwrap().count, text.len());
+    }
+
+    /// Reads this many bytes that are there.
+    fn skip<E: StreamEnd>(ring: &mut ByteRing<E, SharedPages>, count: usize) {
+        assert_eq!(ring.read(&mut vec![0; count]).unwrap().count, count);
+    }
+
+    /// Reads all there is, in pieces of this size.
+    fn read_all<E: StreamEnd>(ring: &mut ByteRing<E, SharedPages>, piece: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut buffer = vec![0; piece];
+        loop {
+            let count = ring.read(&mut buffer).unwrap().count;
+            if count == 0 {
+                return all;
+            }
+            all.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    #[test]
+    fn text_goes_both_ways() {
+        let (mut front, mut back, _) = console();
+        assert_eq!(front.write(b"login: "), Ok(Transfer { count: 7, notify: NotifyPeer::Yes }));
+        assert_eq!(back.write(b"root\n"), Ok(Transfer { count: 5, notify: NotifyPeer::Yes }));
+        assert_eq!(read_all(&mut back, 3), b"login: ");
+        assert_eq!(read_all(&mut front, 100), b"root\n");
+    }
+
+    #[test]
+    fn bytes_lie_where_the_header_file_says() {
+        let (mut front, mut back, page) = console();
+        write_all(&mut front, b"abcde");
+        write_all(&mut back, b"z");
+        assert_eq!(peek(&page, 256), u32::from_le_bytes(*b"abcd"));
+        assert_eq!(peek(&page, 257), u32::from(b'e'));
+        assert_eq!(peek(&page, 0), u32::from(b'z'));
+        assert_eq!((peek(&page, OUT_PROD), peek(&page, IN_PROD)), (5, 1));
+    }
+
+    #[test]
+    fn pieces_of_any_size_pass_the_end_of_the_buffer_unharmed() {
+        let (mut front, mut back, _) = console();
+        let text: Vec<u8> = (0..5000_u32).map(|byte| (byte % 251) as u8).collect();
+        for write_size in 1..14 {
+            for (number, piece) in text.chunks(write_size).enumerate() {
+                write_all(&mut front, piece);
+                assert_eq!(read_all(&mut back, number % 7 + 1), piece);
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_buffer_takes_what_fits_and_then_nothing() {
+        let (mut front, mut back, _) = console();
+        assert_eq!(front.write(&[1; 3000]).unwrap().count, 2048);
+        assert_eq!(front.write(&[2; 10]), Ok(Transfer { count: 0, notify: NotifyPeer::No }));
+        assert_eq!(back.read(&mut [0; 3]), Ok(Transfer { count: 3, notify: NotifyPeer::Yes }));
+        assert_eq!(front.write(&[2; 10]).unwrap().count, 3);
+        let left = read_all(&mut back, 4096);
+        assert_eq!((&left[..2045], &left[2045..]), (&[1; 2045][..], &[2; 3][..]));
+    }
+
+    #[test]
+    fn an_empty_stream_gives_nothing_and_wakes_nobody() {
+        let (mut front, mut back, _) = console();
+        let nothing = Ok(Transfer { count: 0, notify: NotifyPeer::No });
+        assert_eq!(front.read(&mut [0; 10]), nothing);
+        assert_eq!(front.write(b""), nothing);
+        assert_eq!(back.read(&mut []), nothing);
+    }
+
+    #[test]
+    fn more_bytes_than_the_buffer_holds_are_corrupt() {
+        let (_, mut back, page) = console();
+        poke(&page, OUT_PROD, 2048);
+        assert_eq!(back.readable(), Ok(2048));
+        poke(&page, OUT_PROD, 2049);
+        let error = Corrupt { index: PeerIndex::ByteProducer, found: 2049, lowest: 0, highest: 2048 };
+        assert_eq!(back.read(&mut [0; 10]), Err(error));
+    }
+
+    #[test]
+    fn a_producer_that_goes_back_is_corrupt() {
+        let (mut front, mut back, page) = console();
+        write_all(&mut front, b"12345");
+        assert_eq!(read_all(&mut back, 10).len(), 5);
+        poke(&page, OUT_PROD, 4);
+        let error = Corrupt { index: PeerIndex::ByteProducer, found: 4, lowest: 5, highest: 2053 };
+        assert_eq!(back.readable(), Err(error));
+    }
+
+    #[test]
+    fn a_consumer_ahead_of_the_producer_is_corrupt() {
+        let (mut front, _, page) = console();
+        write_all(&mut front, b"12345");
+        poke(&page, OUT_CONS, 6);
+        let lowest = 5_u32.wrapping_sub(2048);
+        let error = Corrupt { index: PeerIndex::ByteConsumer, found: 6, lowest, highest: 5 };
+        assert_eq!(front.write(b"6"), Err(error));
+    }
+
+    #[test]
+    fn our_indexes_are_not_read_back() {
+        let (mut front, mut back, page) = console();
+        write_all(&mut front, b"12345");
+        poke(&page, OUT_PROD, 1000);
+        write_all(&mut front, b"67");
+        assert_eq!(peek(&page, OUT_PROD), 7);
+        skip(&mut back, 2);
+        poke(&page, OUT_CONS, 1000);
+        skip(&mut back, 2);
+        assert_eq!(peek(&page, OUT_CONS), 4);
+    }
+
+    #[test]
+    fn an_end_goes_on_where_the_one_before_it_stopped() {
+        let (mut front, back, page) = console();
+        write_all(&mut front, b"boot");
+        drop((front, back));
+        poke(&page, OUT_CONS, 1);
+        let mut front = ByteRing::<FrontEnd, _>::attach(page.clone()).unwrap();
+        let mut back = ByteRing::<BackEnd, _>::attach(page).unwrap();
+        write_all(&mut front, b" on");
+        assert_eq!(read_all(&mut back, 10), b"oot on");
+    }
+
+    #[test]
+    fn indexes_may_wrap() {
+        let page = pages(1);
+        poke(&page, OUT_PROD, u32::MAX - 1);
+        poke(&page, OUT_CONS, u32::MAX - 1);
+        let mut front = ByteRing::<FrontEnd, _>::attach(page.clone()).unwrap();
+        let mut back = ByteRing::<BackEnd, _>::attach(page.clone()).unwrap();
+        write_all(&mut front, b"around");
+        assert_eq!((read_all(&mut back, 4), peek(&page, OUT_PROD)), (b"around".to_vec(), 4));
+    }
+
+    #[test]
+    fn a_page_that_makes_no_sense_is_not_joined() {
+        let page = pages(1);
+        poke(&page, IN_PROD, 1025);
+        assert!(matches!(ConsoleFront::attach(page.clone()), Err(AttachError::Corrupt(_))));
+        assert!(matches!(ConsoleBack::attach(page.clone()), Err(AttachError::Corrupt(_))));
+        let error = AreaTooSmall { size_bytes: 3084, needed_bytes: 3088 };
+        assert_eq!(ConsoleFront::attach(&page[..771]).unwrap_err(), AttachError::TooSmall(error));
+    }
+}

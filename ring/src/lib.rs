@@ -73,6 +73,9 @@
 //!
 //! The rings are safe code over [`RingMemory`], which every `AsRef<[AtomicU32]>` is.
 
+#[cfg(test)]
+extern crate std;
+
 mod back;
 mod byte_ring;
 mod console;
@@ -83,6 +86,8 @@ mod outcome;
 mod protocol;
 mod slots;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use back::BackRing;
 pub use byte_ring::{ByteRing, StreamEnd, StreamLayout, Transfer};

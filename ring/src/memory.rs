@@ -144,3 +144,43 @@ where
         self.pages[word / WORDS_PER_PAGE].as_ref()[word % WORDS_PER_PAGE].store(value, ordering);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::tests::{SharedPages, pages, peek, poke};
+
+    #[test]
+    fn a_list_of_pages_reads_and_writes_like_one_area() {
+        let (whole, parts) = (pages(2), [pages(1), pages(1)]);
+        let list = PageList::new(&parts[..]).unwrap();
+        assert_eq!(list.size_words(), whole.size_words());
+        let bytes: Vec<u8> = (0..40).collect();
+        let mut copies = [[0; 40]; 2];
+        whole.copy_in(WORDS_PER_PAGE - 5, &bytes);
+        whole.copy_out(WORDS_PER_PAGE - 5, &mut copies[0]);
+        list.copy_in(WORDS_PER_PAGE - 5, &bytes);
+        list.copy_out(WORDS_PER_PAGE - 5, &mut copies[1]);
+        assert_eq!((&copies[0][..], &copies[1][..]), (&bytes[..], &bytes[..]));
+        assert_eq!(peek(&parts[1], 0), peek(&whole, WORDS_PER_PAGE));
+    }
+
+    #[test]
+    fn a_list_refuses_what_is_not_a_page() {
+        let memory = pages(1);
+        let parts = [&memory[..], &memory[1..]];
+        assert_eq!(PageList::new(&parts[..]).unwrap_err().len(), 2);
+    }
+
+    #[test]
+    fn bytes_that_end_within_a_word_come_out() {
+        let memory: SharedPages = pages(1);
+        poke(&memory, 3, u32::from_ne_bytes(*b"abcd"));
+        poke(&memory, 4, u32::from_ne_bytes(*b"efgh"));
+        let mut bytes = [0; 6];
+        memory.copy_out(3, &mut bytes);
+        assert_eq!(&bytes, b"abcdef");
+    }
+}
