@@ -9,3 +9,4 @@
 
 pub mod pci;
 pub mod virtio;
+pub mod virtio_blk;

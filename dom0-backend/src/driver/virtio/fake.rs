@@ -14,6 +14,8 @@ use super::queue::Buffer;
 use super::registers::Registers;
 use super::transport::QueueAddresses;
 
+/// A window of this length is taken for the registers that all virtio devices have.
+const COMMON_LENGTH: usize = 56;
 const DEVICE_FEATURE_SELECT: usize = 0x00;
 const DEVICE_FEATURE: usize = 0x04;
 const DRIVER_FEATURE_SELECT: usize = 0x08;
@@ -79,6 +81,10 @@ impl FakeRegisters {
         self.frozen.borrow_mut().push(offset);
     }
 
+    fn is_common(&self) -> bool {
+        self.length() == COMMON_LENGTH
+    }
+
     fn get<const N: usize>(&self, offset: usize) -> [u8; N] {
         assert_eq!(offset % N, 0, "an access must be aligned");
         self.bytes.borrow()[offset..][..N].try_into().expect("N bytes")
@@ -93,8 +99,8 @@ impl Registers for FakeRegisters {
     fn read_u8(&self, offset: usize) -> u8 {
         let [value] = self.get(offset);
         match offset {
-            DEVICE_STATUS => value | self.forced_status.get(),
-            CONFIG_GENERATION => {
+            DEVICE_STATUS if self.is_common() => value | self.forced_status.get(),
+            CONFIG_GENERATION if self.is_common() => {
                 let left = self.generations.get();
                 self.generations.set(left.saturating_sub(1));
                 left as u8
@@ -109,7 +115,7 @@ impl Registers for FakeRegisters {
 
     fn read_u32(&self, offset: usize) -> u32 {
         match offset {
-            DEVICE_FEATURE if self.length() > DEVICE_STATUS => {
+            DEVICE_FEATURE if self.is_common() => {
                 (self.features >> (32 * self.read_u32(DEVICE_FEATURE_SELECT))) as u32
             }
             _ => u32::from_le_bytes(self.get(offset)),
@@ -130,7 +136,7 @@ impl Registers for FakeRegisters {
 
     fn write_u32(&self, offset: usize, value: u32) {
         assert_eq!(offset % 4, 0, "an access must be aligned");
-        if offset == DRIVER_FEATURE && self.length() > DEVICE_STATUS {
+        if offset == DRIVER_FEATURE && self.is_common() {
             let half = self.read_u32(DRIVER_FEATURE_SELECT) as usize;
             self.driver_features[half].set(value);
         }

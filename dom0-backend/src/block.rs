@@ -1,0 +1,24 @@
+//! Disks: what a disk can do, who shares it, and the back end that guests talk to.
+//!
+//! ```text
+//!   guest's ring ─► request ─► vbd ──── data path: grants become addresses that a device can use
+//!                 (checked)     │
+//!                               ▼
+//!                        BlockDevice: a whole disk, or a range of one
+//! ```
+//!
+//! No byte of data passes through here. A guest's pages are pinned by a device-only map of its grants, and the
+//! disk's own controller reads and writes them.
+
+mod device;
+#[cfg(test)]
+pub(crate) mod fake;
+mod range;
+mod transfer;
+
+pub use device::{
+    BlockDevice, Completions, Geometry, IoError, Operation, Outcome, RoomList, SECTOR_SIZE, Segment,
+    SubmitError, Ticket, check,
+};
+pub use range::DiskRange;
+pub use transfer::transfer;

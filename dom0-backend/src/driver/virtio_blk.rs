@@ -1,0 +1,346 @@
+//! The virtio disk (specification section 5.2).
+//!
+//! Each request has a page of its own for what the device reads and writes beside the data: header, status, and
+//! the table of descriptors, so that a request of any length takes one place in the queue:
+//!
+//! ```text
+//!   byte 0        16       64
+//!   ┌─────────────┬────────┬───────────────────────────────────────────────────┐
+//!   │ type,sector │ status │ header ─► segment ─► ... ─► segment ─► status     │
+//!   └─────────────┴────────┴───────────────────────────────────────────────────┘
+//! ```
+//!
+//! A device that does not know such tables gets the same chain in the queue itself.
+
+mod configuration;
+#[cfg(test)]
+mod tests;
+
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::mem::ManuallyDrop;
+use core::sync::atomic::Ordering;
+
+use hypercall_abi::{Errno, PAGE_SIZE};
+use pv_runtime::memory::{Page, SharedMemory};
+
+use crate::block::{
+    BlockDevice, Completions, Geometry, IoError, Operation, RoomList, Segment, SubmitError, Ticket, check,
+};
+use crate::driver::virtio::{
+    Buffer, DESCRIPTOR_WORDS, DeviceFault, Doorbell, NotifyDevice, QueueFull, Registers, SetupError,
+    Transport, Virtqueue, feature, write_table,
+};
+use configuration::read_geometry;
+
+/// The queue that requests go through.
+const REQUEST_QUEUE: u16 = 0;
+/// Requests that the device holds at most, so that their pages stay within bounds.
+const DEPTH_MAX: usize = 128;
+
+/// Types of request.
+const TYPE_IN: u32 = 0;
+const TYPE_OUT: u32 = 1;
+const TYPE_FLUSH: u32 = 4;
+const TYPE_GET_ID: u32 = 8;
+
+/// What the device writes as a request's status.
+const STATUS_OK: u32 = 0;
+const STATUS_UNSUPPORTED: u32 = 2;
+/// What stands there before.
+const STATUS_UNANSWERED: u32 = 0xff;
+
+/// Places in a request's page, in words.
+const HEADER_WORD: usize = 0;
+const STATUS_WORD: usize = 4;
+const TABLE_WORD: usize = 16;
+/// Bytes of the header.
+const HEADER_LENGTH: u32 = 16;
+/// Segments that a request's table has room for beside header and status.
+const TABLE_SEGMENTS: u16 = ((PAGE_SIZE / 4 - TABLE_WORD) / DESCRIPTOR_WORDS - 2) as u16;
+/// Bytes of the text that identifies a disk.
+const ID_LENGTH: u32 = 20;
+
+/// Which interrupts the driver uses, by their entry in the device's table.
+#[derive(Clone, Copy, Debug)]
+pub struct Vectors {
+    /// For changes of the configuration.
+    pub configuration: u16,
+    /// For completed requests.
+    pub requests: u16,
+}
+
+/// A disk.
+#[derive(Debug)]
+pub struct VirtioBlk<R> {
+    transport: Transport<R>,
+    doorbell: Doorbell,
+    geometry: Geometry,
+    uses_tables: bool,
+    requests: RefCell<Requests>,
+    room: RoomList,
+}
+
+/// What is in flight, and where.
+#[derive(Debug)]
+struct Requests {
+    queue: Virtqueue,
+    slots: Vec<Slot>,
+    free_slots: Vec<u32>,
+    /// The chain being put together.
+    chain: Vec<Buffer>,
+    is_given_up: bool,
+}
+
+/// A request's page, and who waits for it.
+#[derive(Debug)]
+struct Slot {
+    page: Page,
+    address: u64,
+    ticket: Option<Ticket>,
+}
+
+impl<R: Registers> VirtioBlk<R> {
+    /// Starts the device.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`].
+    pub fn start(transport: Transport<R>, vectors: Vectors) -> Result<Self, SetupError> {
+        let features = transport.negotiate(configuration::WANTED)?;
+        let size = transport.queue_size(REQUEST_QUEUE)?;
+        let uses_tables = features & feature::INDIRECT_DESCRIPTORS != 0;
+        let segments_max = if uses_tables { TABLE_SEGMENTS } else { size.saturating_sub(2) };
+        let geometry = read_geometry(&transport, features, segments_max)?;
+        let mut queue = Virtqueue::new(size, features & feature::EVENT_INDEX != 0)?;
+        transport.set_configuration_vector(vectors.configuration)?;
+        let doorbell = transport.start_queue(REQUEST_QUEUE, size, queue.addresses(), vectors.requests)?;
+        // Nothing can have been completed yet.
+        let _ = queue.ask_for_interrupt(1);
+        transport.finish();
+        let requests = Requests {
+            queue,
+            slots: Vec::new(),
+            free_slots: Vec::new(),
+            chain: Vec::with_capacity(usize::from(segments_max) + 2),
+            is_given_up: false,
+        };
+        let (requests, room) = (RefCell::new(requests), RoomList::default());
+        Ok(Self { transport, doorbell, geometry, uses_tables, requests, room })
+    }
+
+    /// Takes completions and reports them. To be called at each of the device's interrupts for requests.
+    pub fn take_completions(&self) {
+        if self.requests.borrow().is_given_up {
+            return;
+        }
+        loop {
+            let fault = self.requests.borrow_mut().take_completions().err();
+            if let Some(fault) = fault {
+                log::error!("disk given up: {fault}");
+                self.give_up();
+                break;
+            }
+            if !self.requests.borrow_mut().queue.ask_for_interrupt(1) {
+                break;
+            }
+        }
+        self.room.ring_all();
+    }
+
+    /// Looks what became of the device. To be called at each of its interrupts for changes.
+    pub fn check_health(&self) {
+        if self.transport.needs_reset() {
+            log::error!("disk given up: it asks to be reset");
+            self.give_up();
+            self.room.ring_all();
+        }
+    }
+
+    /// Stops the device and fails everything. If it cannot be stopped, its requests stay in flight for ever,
+    /// for it may still write where they said.
+    fn give_up(&self) {
+        let mut requests = self.requests.borrow_mut();
+        requests.is_given_up = true;
+        match self.transport.reset() {
+            Ok(()) => requests.fail_all(),
+            Err(error) => log::error!("a disk cannot be stopped, its requests are lost: {error}"),
+        }
+    }
+
+    /// The text that identifies the disk, which whoever made it chose. Empty if the device has none.
+    ///
+    /// # Errors
+    ///
+    /// [`IoError`].
+    pub async fn identify(&self) -> Result<String, IoError> {
+        let page = Page::new().map_err(|_| IoError::Device)?;
+        let segment = Segment { address: page.machine_frame().physical_address(), length: ID_LENGTH };
+        let completions = Rc::new(Completions::default());
+        let ticket = Ticket { completions: Rc::clone(&completions), token: 0 };
+        // Like a read, but of the identity. The page is lost if the future is dropped half-way.
+        let page = ManuallyDrop::new(page);
+        let submitted =
+            self.requests.borrow_mut().submit(TYPE_GET_ID, 0, &[segment], ticket, self.uses_tables);
+        submitted.map_err(|_| IoError::Device)?;
+        self.kick();
+        completions.wait().await;
+        let page = ManuallyDrop::into_inner(page);
+        let mut outcomes = Vec::new();
+        completions.take_all(&mut outcomes);
+        outcomes.pop().map_or(Err(IoError::Device), |outcome| outcome.result)?;
+        let mut text = [0; ID_LENGTH as usize];
+        page.copy_out(0, &mut text);
+        let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+        Ok(String::from_utf8_lossy(&text[..end]).into_owned())
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> u16 {
+        self.requests.borrow().queue.in_flight()
+    }
+}
+
+impl<R: Registers> BlockDevice for VirtioBlk<R> {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn submit(
+        &self,
+        operation: Operation,
+        first_sector: u64,
+        segments: &[Segment],
+        ticket: Ticket,
+    ) -> Result<(), SubmitError> {
+        check(&self.geometry, operation, first_sector, segments).map_err(SubmitError::Refused)?;
+        let (kind, sector) = match operation {
+            Operation::Read => (TYPE_IN, first_sector),
+            Operation::Write => (TYPE_OUT, first_sector),
+            Operation::Flush if self.geometry.has_cache => (TYPE_FLUSH, 0),
+            Operation::Flush => {
+                ticket.complete(Ok(()));
+                return Ok(());
+            }
+        };
+        let mut requests = self.requests.borrow_mut();
+        if requests.is_given_up {
+            return Err(SubmitError::Refused(IoError::Gone));
+        }
+        requests.submit(kind, sector, segments, ticket, self.uses_tables).map_err(|ticket| {
+            self.room.add(&ticket.completions);
+            SubmitError::Full
+        })
+    }
+
+    fn kick(&self) {
+        let wanted = self.requests.borrow_mut().queue.publish();
+        if wanted == NotifyDevice::Yes {
+            self.transport.ring(self.doorbell);
+        }
+    }
+}
+
+impl Requests {
+    /// Puts a request into the queue, or gives the ticket back if there is no room.
+    fn submit(
+        &mut self,
+        kind: u32,
+        sector: u64,
+        segments: &[Segment],
+        ticket: Ticket,
+        uses_tables: bool,
+    ) -> Result<(), Ticket> {
+        let Ok(token) = self.free_slot() else { return Err(ticket) };
+        let slot = &mut self.slots[token as usize];
+        slot.write_request(kind, sector);
+        slot.build_chain(kind, segments, &mut self.chain);
+        let added = if uses_tables {
+            let count = write_table(&slot.page.words()[TABLE_WORD..], &self.chain);
+            self.queue.add_indirect(slot.address + (TABLE_WORD * 4) as u64, count, token)
+        } else {
+            self.queue.add(&self.chain, token)
+        };
+        match added {
+            Ok(()) => slot.ticket = Some(ticket),
+            Err(QueueFull) => {
+                self.free_slots.push(token);
+                return Err(ticket);
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of a slot that is not in use, made if need be and allowed.
+    fn free_slot(&mut self) -> Result<u32, Errno> {
+        if let Some(token) = self.free_slots.pop() {
+            return Ok(token);
+        }
+        if self.slots.len() >= DEPTH_MAX {
+            return Err(Errno::EAGAIN);
+        }
+        let page = Page::new()?;
+        let address = page.machine_frame().physical_address();
+        self.slots.push(Slot { page, address, ticket: None });
+        Ok(self.slots.len() as u32 - 1)
+    }
+
+    /// Takes what the queue has and reports it.
+    fn take_completions(&mut self) -> Result<(), DeviceFault> {
+        while let Some(used) = self.queue.take_used()? {
+            // The queue gives back only tokens that it was given.
+            let slot = &mut self.slots[used.token as usize];
+            let result = slot.result();
+            let ticket = slot.ticket.take();
+            self.free_slots.push(used.token);
+            if let Some(ticket) = ticket {
+                ticket.complete(result);
+            }
+        }
+        Ok(())
+    }
+
+    fn fail_all(&mut self) {
+        for slot in &mut self.slots {
+            if let Some(ticket) = slot.ticket.take() {
+                ticket.complete(Err(IoError::Gone));
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn write_request(&self, kind: u32, sector: u64) {
+        let words = self.page.words();
+        let header = [kind, 0, sector as u32, (sector >> 32) as u32];
+        for (word, value) in words[HEADER_WORD..].iter().zip(header) {
+            word.store(value, Ordering::Relaxed);
+        }
+        words[STATUS_WORD].store(STATUS_UNANSWERED, Ordering::Relaxed);
+    }
+
+    fn build_chain(&self, kind: u32, segments: &[Segment], chain: &mut Vec<Buffer>) {
+        let header = self.address + (HEADER_WORD * 4) as u64;
+        let status = self.address + (STATUS_WORD * 4) as u64;
+        let is_written = kind != TYPE_OUT;
+        chain.clear();
+        chain.push(Buffer { address: header, length: HEADER_LENGTH, is_written: false });
+        chain.extend(segments.iter().map(|segment| Buffer {
+            address: segment.address,
+            length: segment.length,
+            is_written,
+        }));
+        chain.push(Buffer { address: status, length: 1, is_written: true });
+    }
+
+    /// What the device wrote as the request's status.
+    fn result(&self) -> Result<(), IoError> {
+        match self.page.words()[STATUS_WORD].load(Ordering::Relaxed) & 0xff {
+            STATUS_OK => Ok(()),
+            STATUS_UNSUPPORTED => Err(IoError::Unsupported),
+            _ => Err(IoError::Device),
+        }
+    }
+}
