@@ -11,6 +11,9 @@ mod root;
 mod update;
 mod va_mapping;
 
+#[cfg(test)]
+mod tests;
+
 pub use extended::mmuext_op;
 pub use root::{install_root, release_vcpu};
 pub use update::mmu_update;
