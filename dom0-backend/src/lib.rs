@@ -3,5 +3,6 @@
 
 extern crate alloc;
 
+pub mod block;
 pub mod driver;
 pub mod store;
