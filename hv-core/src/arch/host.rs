@@ -1,0 +1,323 @@
+//! The machine's double on the host: what the logic above [`crate::arch`] needs in order to be tested.
+//!
+//! There is one CPU, per test thread; time stands still unless a test moves it; the guest's address space is walked
+//! in software from the page tables that were "loaded" last.
+
+use crate::{
+    cpu::Cpu,
+    domain::Domain,
+    vcpu::{Context, Vcpu},
+};
+use hypercall_abi::MachineFrame;
+use std::{boxed::Box, cell::Cell, thread_local};
+
+thread_local! {
+    static LOADED: Cell<Option<MachineFrame>> = const { Cell::new(None) };
+    static CPU: &'static Cpu = Box::leak(Box::new(Cpu::new(0)));
+}
+
+/// FPU state: nothing uses the FPU here.
+#[derive(Default)]
+pub struct FpuState;
+
+impl FpuState {
+    /// The state after reset.
+    pub const fn new() -> Self {
+        Self
+    }
+
+    /// Takes a state as `fxsave` stores it.
+    pub fn set_legacy(&mut self, _state: &[u8; 512]) {}
+}
+
+/// Loads a vCPU's address space, for [`guest_memory`].
+pub fn load_page_tables(context: &Context) {
+    LOADED.set(if context.in_kernel { context.kernel_page_table } else { context.user_page_table });
+}
+
+/// Descriptor tables are not looked at here.
+pub fn load_descriptor_tables(_context: &Context) {}
+
+/// Segment bases are not looked at here.
+pub fn load_segment_bases(_context: &Context) {}
+
+/// No descriptor is loaded here, so no selector has a base.
+pub fn segment_base_of(_context: &Context, _selector: u16) -> Option<u64> {
+    None
+}
+
+/// The guest goes from its user mode to its kernel.
+pub fn enter_kernel_mode(context: &mut Context) {
+    context.in_kernel = true;
+    load_page_tables(context);
+}
+
+/// The guest goes from its kernel to its user mode.
+pub fn enter_user_mode(context: &mut Context) {
+    context.in_kernel = false;
+    load_page_tables(context);
+}
+
+/// The address of the last page fault: none happens here.
+pub fn fault_address() -> u64 {
+    0
+}
+
+/// Nothing uses the FPU here.
+pub fn fpu_restore(_vcpu: &Vcpu, _context: &mut Context) {}
+
+/// Nothing uses the FPU here.
+pub fn apply_task_switched(_vcpu: &Vcpu, _context: &Context) {}
+
+/// Nothing of a vCPU stays on this CPU.
+pub fn forget(_vcpu: &Vcpu) {}
+
+/// A CPU without features.
+pub fn cpuid(_leaf: u32, _subleaf: u32) -> [u32; 4] {
+    [0; 4]
+}
+
+/// The one CPU of the thread.
+pub mod cpu {
+    use super::{CPU, Cpu, Vcpu};
+
+    /// The CPU this thread stands for.
+    pub fn this_cpu() -> &'static Cpu {
+        CPU.with(|cpu| *cpu)
+    }
+
+    /// Every CPU: one.
+    pub fn all() -> impl Iterator<Item = &'static Cpu> {
+        core::iter::once(this_cpu())
+    }
+
+    /// There is no other CPU to interrupt.
+    pub fn kick(_cpu: &Cpu) {}
+
+    /// True when the vCPU is the current one.
+    pub fn runs_here(vcpu: &Vcpu) -> bool {
+        this_cpu().current().is_some_and(|current| core::ptr::eq(current, vcpu))
+    }
+
+    /// Lets other threads run.
+    pub fn wait_politely() {
+        std::thread::yield_now();
+    }
+}
+
+/// Time, which a test moves by hand.
+pub mod clock {
+    use std::{cell::Cell, thread_local};
+
+    thread_local! {
+        static NOW: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// How TSC readings become nanoseconds.
+    #[derive(Clone, Copy)]
+    pub struct Scale {
+        /// TSC at system time zero.
+        pub tsc_at_zero: u64,
+        /// Fraction of 2^32.
+        pub multiplier: u32,
+        /// Binary shift before the multiplication.
+        pub shift: i8,
+    }
+
+    /// Nanoseconds since the start.
+    pub fn now() -> u64 {
+        NOW.get()
+    }
+
+    /// Moves time.
+    pub fn set(now: u64) {
+        NOW.set(now);
+    }
+
+    /// One tick a nanosecond.
+    pub fn scale() -> Scale {
+        Scale { tsc_at_zero: 0, multiplier: 1 << 31, shift: 1 }
+    }
+
+    /// Ticks in a second.
+    pub fn frequency() -> u64 {
+        1_000_000_000
+    }
+
+    /// The epoch.
+    pub fn wall_clock_at_zero() -> u64 {
+        0
+    }
+
+    /// The wall clock is not kept here.
+    pub fn set_wall_clock_at_zero(_nanoseconds: u64) {}
+
+    /// No interrupt comes here: tests call the timers themselves.
+    pub fn set_timer(_deadline: u64) {}
+}
+
+/// No TLB: translations are looked up afresh each time.
+pub mod tlb {
+    use super::Domain;
+
+    /// Nothing to forget.
+    pub fn flush_local() {}
+
+    /// Nothing to forget.
+    pub fn flush_page_local(_address: u64) {}
+
+    /// Nothing to forget.
+    pub fn flush_domain(_domain: &Domain) {}
+}
+
+/// Guest memory, through the page tables loaded last.
+pub mod guest_memory {
+    use super::LOADED;
+    use crate::{direct_map, layout::PAGE_SIZE};
+    use core::sync::atomic::Ordering;
+    use hypercall_abi::{Errno, MachineFrame};
+
+    const PRESENT: u64 = 1;
+    const WRITABLE: u64 = 2;
+    const USER: u64 = 4;
+
+    /// The frame that `address` is in, if every level has the bits in `needed`.
+    fn translate(address: u64, needed: u64) -> Result<MachineFrame, Errno> {
+        let mut frame = LOADED.get().ok_or(Errno::EFAULT)?;
+        for level in (1..=4).rev() {
+            let index = address >> (3 + 9 * level) & 511;
+            let entry = direct_map::words(frame)[index as usize].load(Ordering::Relaxed);
+            if entry & needed != needed {
+                return Err(Errno::EFAULT);
+            }
+            frame = MachineFrame(entry >> 12 & 0xff_ffff_ffff);
+        }
+        Ok(frame)
+    }
+
+    /// Splits a range at page borders: address, start in the buffer, length.
+    fn pieces(address: u64, length: usize) -> impl Iterator<Item = (u64, usize, usize)> {
+        let mut done = 0;
+        core::iter::from_fn(move || {
+            let at = address + done as u64;
+            let piece = (length - done).min((PAGE_SIZE - at % PAGE_SIZE) as usize);
+            let start = done;
+            done += piece;
+            (piece > 0).then_some((at, start, piece))
+        })
+    }
+
+    /// Copies from the guest.
+    ///
+    /// # Errors
+    /// `EFAULT` when the guest could not read it.
+    pub fn read(address: u64, destination: &mut [u8]) -> Result<(), Errno> {
+        for (at, start, length) in pieces(address, destination.len()) {
+            let frame = translate(at, PRESENT | USER)?;
+            direct_map::read_bytes(frame, (at % PAGE_SIZE) as usize, &mut destination[start..start + length]);
+        }
+        Ok(())
+    }
+
+    /// Copies to the guest.
+    ///
+    /// # Errors
+    /// `EFAULT` when the guest could not write it.
+    pub fn write(address: u64, source: &[u8]) -> Result<(), Errno> {
+        for (at, start, length) in pieces(address, source.len()) {
+            let frame = translate(at, PRESENT | USER | WRITABLE)?;
+            direct_map::write_bytes(frame, (at % PAGE_SIZE) as usize, &source[start..start + length]);
+        }
+        Ok(())
+    }
+}
+
+/// I/O ports read as all ones: nobody is there.
+pub mod port {
+    /// Reads nothing.
+    pub fn read(_port: u16, width: u8) -> u32 {
+        u32::MAX >> (32 - 8 * u32::from(width))
+    }
+
+    /// Writes nowhere.
+    pub fn write(_port: u16, _width: u8, _value: u32) {}
+}
+
+/// An I/O APIC of 24 lines that does nothing.
+pub mod io_apic {
+    /// True for a line that exists.
+    pub fn has_line(line: u32) -> bool {
+        line < 24
+    }
+
+    /// Nothing is delivered here.
+    pub fn enable(_line: u32, _vector: u8, _is_level: bool, _is_active_low: bool) {}
+
+    /// Nothing is delivered here.
+    pub fn mask(_line: u32) {}
+
+    /// Nothing is delivered here.
+    pub fn unmask(_line: u32) {}
+}
+
+/// Messages of devices that are not there.
+pub mod msi {
+    use crate::pci_config::Function;
+    use hypercall_abi::Errno;
+
+    /// One message of one device.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Message {
+        /// The device.
+        pub function: Function,
+    }
+
+    impl Message {
+        /// There are no devices.
+        ///
+        /// # Errors
+        /// `ENODEV`.
+        pub fn of(_function: Function, _in_table: bool, _entry: i32) -> Result<Self, Errno> {
+            Err(Errno::ENODEV)
+        }
+    }
+
+    /// Nothing is delivered here.
+    ///
+    /// # Errors
+    /// None.
+    pub fn enable(_message: Message, _vector: u8) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    /// Nothing is delivered here.
+    pub fn disable(_message: Message) {}
+}
+
+/// The end of interrupts that do not come.
+pub mod local_apic {
+    /// Nothing to end.
+    pub fn end_of_interrupt() {}
+}
+
+/// A serial line that swallows what is sent.
+pub mod serial {
+    /// Sends nowhere.
+    pub fn send(_byte: u8) {}
+
+    /// Receives nothing.
+    pub fn receive() -> Option<u8> {
+        None
+    }
+}
+
+/// The end of the machine, which on the host is the end of the test.
+pub mod power {
+    /// The control domain has stopped.
+    ///
+    /// # Panics
+    /// Always: a test that gets here has ended its machine.
+    pub fn control_domain_stopped(reason: u32) -> ! {
+        panic!("the control domain stopped (reason {reason})")
+    }
+}

@@ -1,0 +1,140 @@
+#![expect(unsafe_code, reason = "reads the time stamp counter")]
+//! The machine's clocks: TSC for reading the time, local APIC timer for being told of it, CMOS for the date.
+//!
+//! The TSC's and the timer's rates are measured once against the PIT, whose rate every PC shares. System time zero is
+//! the moment of that measurement.
+
+use super::{local_apic, port};
+use core::{
+    arch::x86_64::_rdtsc,
+    sync::atomic::{AtomicU64, Ordering},
+};
+use spin::Once;
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// How TSC readings become nanoseconds: `((tsc - tsc_at_zero) << shift) * multiplier / 2^32`.
+#[derive(Clone, Copy)]
+pub struct Scale {
+    /// TSC at system time zero.
+    pub tsc_at_zero: u64,
+    /// Fraction of 2^32.
+    pub multiplier: u32,
+    /// Binary shift before the multiplication; negative goes right.
+    pub shift: i8,
+}
+
+struct Rates {
+    scale: Scale,
+    tsc_per_second: u64,
+    /// Timer ticks per nanosecond as a fraction of 2^32.
+    timer_multiplier: u64,
+}
+
+static RATES: Once<Rates> = Once::new();
+static WALL_CLOCK_AT_ZERO: AtomicU64 = AtomicU64::new(0);
+
+fn tsc() -> u64 {
+    // SAFETY: every 64-bit CPU has the instruction.
+    unsafe { _rdtsc() }
+}
+
+/// Measures the clocks.
+pub fn set_up() {
+    let (tsc_per_second, timer_per_second) = measure();
+    let (multiplier, shift) = crate::time_scale::of(tsc_per_second);
+    RATES.call_once(|| Rates {
+        scale: Scale { tsc_at_zero: tsc(), multiplier, shift },
+        tsc_per_second,
+        timer_multiplier: ((u128::from(timer_per_second) << 32) / u128::from(NANOSECONDS)) as u64,
+    });
+    WALL_CLOCK_AT_ZERO.store(date_from_cmos() * NANOSECONDS, Ordering::Relaxed);
+}
+
+/// Nanoseconds since Weir started.
+#[inline]
+pub fn now() -> u64 {
+    RATES.get().map_or(0, |rates| crate::time_scale::apply(tsc().wrapping_sub(rates.scale.tsc_at_zero), rates.scale.multiplier, rates.scale.shift))
+}
+
+/// How guests compute system time.
+pub fn scale() -> Scale {
+    RATES.get().map_or(Scale { tsc_at_zero: 0, multiplier: 1 << 31, shift: 1 }, |rates| rates.scale)
+}
+
+/// TSC ticks in a second.
+pub fn frequency() -> u64 {
+    RATES.get().map_or(0, |rates| rates.tsc_per_second)
+}
+
+/// Nanoseconds since 1970 at system time zero.
+pub fn wall_clock_at_zero() -> u64 {
+    WALL_CLOCK_AT_ZERO.load(Ordering::Relaxed)
+}
+
+/// Corrects the wall clock.
+pub fn set_wall_clock_at_zero(nanoseconds: u64) {
+    WALL_CLOCK_AT_ZERO.store(nanoseconds, Ordering::Relaxed);
+}
+
+/// The longest the timer is set for; it fires early and is set again.
+const LONGEST: u64 = 2 * NANOSECONDS;
+
+/// Asks for an interrupt at `deadline` (system time); never, for `u64::MAX`.
+pub fn set_timer(deadline: u64) {
+    if deadline == u64::MAX {
+        return local_apic::start_timer(0);
+    }
+    let Some(rates) = RATES.get() else { return };
+    let delay = deadline.saturating_sub(now()).min(LONGEST);
+    let ticks = (u128::from(delay) * u128::from(rates.timer_multiplier)) >> 32;
+    local_apic::start_timer((ticks as u64).clamp(1, u64::from(u32::MAX)) as u32);
+}
+
+const PIT_RATE: u64 = 1_193_182;
+const PIT_CHANNEL_2: u16 = 0x42;
+const PIT_COMMAND: u16 = 0x43;
+const PIT_GATE: u16 = 0x61;
+const PIT_OUTPUT: u32 = 1 << 5;
+/// How long the measurement takes: a fiftieth of a second.
+const MEASURED_TICKS: u64 = PIT_RATE / 50;
+
+/// TSC and timer ticks in a second.
+fn measure() -> (u64, u64) {
+    let gate = port::read(PIT_GATE, 1) & !3;
+    port::write(PIT_GATE, 1, gate | 1);
+    port::write(PIT_COMMAND, 1, 0xb0); // channel 2, low then high byte, one-shot
+    port::write(PIT_CHANNEL_2, 1, MEASURED_TICKS as u32 & 0xff);
+    port::write(PIT_CHANNEL_2, 1, MEASURED_TICKS as u32 >> 8);
+    local_apic::start_measuring();
+    let start = tsc();
+    while port::read(PIT_GATE, 1) & PIT_OUTPUT == 0 {}
+    let ticks = tsc() - start;
+    let timer = u64::from(local_apic::measured());
+    local_apic::start_timer(0);
+    port::write(PIT_GATE, 1, gate);
+    (ticks * PIT_RATE / MEASURED_TICKS, timer * PIT_RATE / MEASURED_TICKS)
+}
+
+/// Seconds since 1970 as the battery-backed clock has it, taken as UTC.
+fn date_from_cmos() -> u64 {
+    const UPDATE_IN_PROGRESS: u8 = 0x80;
+    loop {
+        while cmos(0x0a) & UPDATE_IN_PROGRESS != 0 {}
+        let first = registers();
+        if first == registers() {
+            return crate::calendar::seconds_since_1970(first);
+        }
+    }
+}
+
+/// Seconds, minutes, hours, day, month, year, century and the format register.
+fn registers() -> [u8; 8] {
+    [0x00, 0x02, 0x04, 0x07, 0x08, 0x09, 0x32, 0x0b].map(cmos)
+}
+
+fn cmos(register: u8) -> u8 {
+    const NMI_OFF: u8 = 0x80;
+    port::write(0x70, 1, u32::from(register | NMI_OFF));
+    port::read(0x71, 1) as u8
+}

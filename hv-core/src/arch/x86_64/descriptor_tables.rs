@@ -1,0 +1,199 @@
+#![expect(unsafe_code, reason = "loads GDT, IDT and TSS, and maps the guest's descriptor tables")]
+//! GDT, IDT and TSS.
+//!
+//! A guest chooses the first fourteen pages of the GDT; the hypervisor's own descriptors, whose selectors are
+//! part of Xen's ABI (0xe008 and up), live in the fifteenth. The CPU sees both through a window of its own at a
+//! fixed address ([`crate::layout::DESCRIPTOR_WINDOW_BASE`]); switching vCPUs rewrites the window's page-table
+//! entries, and GDTR never changes.
+
+use super::paging;
+use crate::{
+    direct_map,
+    layout::{DESCRIPTOR_WINDOW_BASE, DESCRIPTOR_WINDOW_SIZE, PAGE_SIZE},
+    vcpu::{Context, GUEST_GDT_FRAMES},
+};
+use core::sync::atomic::Ordering;
+use hypercall_abi::MachineFrame;
+use x86::{
+    bits64::task::TaskStateSegment,
+    dtables::{DescriptorTablePointer, lgdt, lidt},
+};
+
+/// Selector of the hypervisor's code segment.
+pub const HYPERVISOR_CODE: u16 = 0xe008;
+/// Selector of the hypervisor's stack segment.
+pub const HYPERVISOR_DATA: u16 = 0xe010;
+/// Selector of the TSS.
+const TASK_STATE: u16 = 0xe040;
+/// Selector of the LDT.
+const LOCAL_TABLE: u16 = 0xe050;
+
+/// First byte of the hypervisor's page in the GDT.
+const RESERVED_BASE: u64 = GUEST_GDT_FRAMES as u64 * PAGE_SIZE;
+/// First byte of the LDT in the window.
+const LOCAL_TABLE_BASE: u64 = 16 * PAGE_SIZE;
+
+/// Descriptors of the hypervisor's GDT page, by selector minus 0xe000. Ring-3 ones are the flat segments that
+/// the ABI promises to guests.
+const FLAT_DESCRIPTORS: [(usize, u64); 5] = [
+    (0x08, 0x00af_9a00_0000_ffff), // ring 0 code, 64-bit
+    (0x10, 0x00cf_9200_0000_ffff), // ring 0 data
+    (0x20, 0x00cf_fa00_0000_ffff), // ring 3 code, 32-bit
+    (0x28, 0x00cf_f200_0000_ffff), // ring 3 data
+    (0x30, 0x00af_fa00_0000_ffff), // ring 3 code, 64-bit
+];
+
+/// Interrupt stacks for events that may strike at any instruction.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub enum InterruptStack {
+    /// Double fault.
+    DoubleFault = 1,
+    /// Non-maskable interrupt.
+    NonMaskable = 2,
+    /// Machine check.
+    MachineCheck = 3,
+}
+
+/// What a CPU's descriptor tables need in memory.
+struct Tables {
+    tss: TaskStateSegment,
+    gdt_page: MachineFrame,
+    zero: MachineFrame,
+}
+
+static mut BOOT_TABLES: Option<Tables> = None;
+
+/// Frames that the boot CPU's tables and special stacks need, in order: the GDT page, three interrupt stacks, and
+/// the empty page that stands for GDT pages a guest has not set.
+pub const FRAMES_NEEDED: usize = 5;
+
+/// Gives this CPU its descriptor tables. `frames` are [`FRAMES_NEEDED`] zeroed frames that it keeps.
+pub fn set_up(frames: [MachineFrame; FRAMES_NEEDED]) {
+    let [gdt_page, double_fault, non_maskable, machine_check, zero] = frames;
+    let mut tss = TaskStateSegment::new();
+    for (stack, frame) in [
+        (InterruptStack::DoubleFault, double_fault),
+        (InterruptStack::NonMaskable, non_maskable),
+        (InterruptStack::MachineCheck, machine_check),
+    ] {
+        tss.ist[stack as usize - 1] = direct_map::pointer(frame) as u64 + PAGE_SIZE;
+    }
+    tss.iomap_base = size_of::<TaskStateSegment>() as u16;
+    // SAFETY: runs once, on the boot CPU, before anything else uses the tables.
+    let tables = unsafe { &mut *(&raw mut BOOT_TABLES) }.insert(Tables { tss, gdt_page, zero });
+    fill_gdt_page(gdt_page, &raw const tables.tss as u64);
+    map_window(gdt_page, zero);
+    load();
+}
+
+fn fill_gdt_page(page: MachineFrame, tss: u64) {
+    let words = direct_map::words(page);
+    for (offset, descriptor) in FLAT_DESCRIPTORS {
+        words[offset / 8].store(descriptor, Ordering::Relaxed);
+    }
+    let limit = size_of::<TaskStateSegment>() as u64 - 1;
+    set_system_descriptor(page, TASK_STATE, tss, limit, 0x9);
+}
+
+/// Writes a 16-byte system descriptor (TSS or LDT).
+fn set_system_descriptor(page: MachineFrame, selector: u16, base: u64, limit: u64, kind: u64) {
+    let words = direct_map::words(page);
+    let index = (selector as usize & 0xfff) / 8;
+    let low = (limit & 0xffff)
+        | (base & 0xff_ffff) << 16
+        | (0x80 | kind) << 40
+        | (limit >> 16 & 0xf) << 48
+        | (base >> 24 & 0xff) << 56;
+    words[index + 1].store(base >> 32, Ordering::Relaxed);
+    words[index].store(low, Ordering::Relaxed);
+}
+
+fn window() -> u64 {
+    DESCRIPTOR_WINDOW_BASE + u64::from(super::cpu::this_cpu().id) * DESCRIPTOR_WINDOW_SIZE
+}
+
+fn map_window(gdt_page: MachineFrame, zero: MachineFrame) {
+    for page in 0..GUEST_GDT_FRAMES as u64 {
+        paging::map_window_page(window() + page * PAGE_SIZE, zero);
+    }
+    paging::map_window_page(window() + RESERVED_BASE, gdt_page);
+}
+
+fn load() {
+    let gdt = DescriptorTablePointer::<u64> { limit: (RESERVED_BASE + PAGE_SIZE - 1) as u16, base: window() as *const u64 };
+    let idt = super::entry::interrupt_descriptor_table();
+    // SAFETY: the window maps a valid GDT whose code and data descriptors are the ones loaded here; the IDT is
+    // static. Loading SS with a null selector is what 64-bit ring 0 expects after an interrupt anyway.
+    unsafe {
+        lgdt(&gdt);
+        core::arch::asm!(
+            "push {code}",
+            "lea {scratch}, [rip + 2f]",
+            "push {scratch}",
+            "retfq",
+            "2:",
+            "mov ss, {data:x}",
+            code = in(reg) u64::from(HYPERVISOR_CODE),
+            data = in(reg) HYPERVISOR_DATA,
+            scratch = out(reg) _,
+        );
+        lidt(&DescriptorTablePointer::<u128> { limit: 256 * 16 - 1, base: idt.cast() });
+        core::arch::asm!("ltr {0:x}", in(reg) TASK_STATE, options(nostack));
+    }
+}
+
+/// Points the CPU's entries from ring 3 at the end of a vCPU's saved frame.
+pub fn set_entry_stack(end_of_frame: u64) {
+    // SAFETY: only this CPU uses its TSS, and it reads it when it next enters from ring 3.
+    if let Some(tables) = unsafe { &mut *(&raw mut BOOT_TABLES) } {
+        tables.tss.rsp[0] = end_of_frame;
+    }
+}
+
+/// Shows the guest's GDT and LDT to the CPU; the caller flushes the TLB or switches address space.
+pub fn show_guest_tables(context: &Context) {
+    // SAFETY: as in `set_entry_stack`.
+    let Some(tables) = (unsafe { &*(&raw const BOOT_TABLES) }) else { return };
+    for (page, frame) in (0u64..).zip(&context.gdt_frames) {
+        paging::map_window_page(window() + page * PAGE_SIZE, frame.unwrap_or(tables.zero));
+    }
+    load_local_table(context);
+}
+
+/// Loads the guest's LDT, or none. It is shown through the window, as the GDT is: where the guest itself maps it
+/// the CPU could not read it, since supervisor access to user pages is off.
+fn load_local_table(context: &Context) {
+    // SAFETY: as in `set_entry_stack`.
+    let Some(tables) = (unsafe { &*(&raw const BOOT_TABLES) }) else { return };
+    let mut selector = 0;
+    if context.ldt_entries != 0 {
+        let base = window() + LOCAL_TABLE_BASE;
+        for (page, frame) in (0u64..).zip(&context.ldt_frames) {
+            paging::map_window_page(base + page * PAGE_SIZE, frame.unwrap_or(tables.zero));
+        }
+        let limit = u64::from(context.ldt_entries) * 8 - 1;
+        set_system_descriptor(tables.gdt_page, LOCAL_TABLE, base, limit, 0x2);
+        selector = LOCAL_TABLE;
+    }
+    // SAFETY: the selector is null or names the descriptor just written.
+    unsafe { core::arch::asm!("lldt {0:x}", in(reg) selector, options(nostack, preserves_flags)) };
+}
+
+/// The base that loading `selector` as GS would give, if the guest's own GDT or LDT describes such a segment.
+pub fn segment_base_of(context: &Context, selector: u16) -> Option<u64> {
+    const IN_LOCAL_TABLE: u16 = 1 << 2;
+    const PRESENT: u64 = 1 << 47;
+    let index = usize::from(selector >> 3);
+    let frame = if selector & IN_LOCAL_TABLE != 0 {
+        *context.ldt_frames.get(index / 512)?
+    } else {
+        *context.gdt_frames.get(index / 512)?
+    };
+    if selector & !3 == 0 {
+        return Some(0);
+    }
+    let descriptor = direct_map::words(frame?)[index % 512].load(Ordering::Relaxed);
+    let base = descriptor >> 16 & 0xff_ffff | descriptor >> 32 & 0xff00_0000;
+    (descriptor & PRESENT != 0).then_some(base)
+}

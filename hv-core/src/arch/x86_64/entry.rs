@@ -1,0 +1,244 @@
+#![expect(unsafe_code, reason = "the instructions between a guest and the hypervisor")]
+//! The way in and the way out.
+//!
+//! The CPU enters from ring 3 with its stack pointer at the end of the running vCPU's [`CpuUserRegs`] (TSS.RSP0),
+//! so the frame it pushes, and the registers pushed after it, land where they belong: nothing is copied on entry
+//! or on a switch. The code then moves to the CPU's own stack, whose address lies right behind the registers,
+//! and calls Rust, which returns the registers to leave with: those of the same vCPU or of another.
+//!
+//! ```text
+//!   Context:  | scratch | r15 .. rdi | error | rip cs rflags rsp ss | es ds fs gs | stack of this CPU |
+//!                       ^ passed to Rust                            ^ RSP0
+//! ```
+//!
+//! An `iretq` that faults on the way out (a guest may name any of its own descriptors) pushes its frame into the
+//! scratch words and over the general registers, which still stand in the CPU; see [`super::switch`].
+
+use super::descriptor_tables::{HYPERVISOR_CODE, InterruptStack};
+use core::{arch::global_asm, mem::offset_of, sync::atomic::AtomicU64};
+use hypercall_abi::arch_x86::{CpuUserRegs, FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
+use spin::Once;
+
+/// `entry_vector` of a frame made by SYSCALL (Xen's `TRAP_syscall`).
+pub const SYSCALL_VECTOR: u32 = 0x100;
+
+/// `entry_vector` of a frame made by SYSCALL from 32-bit code.
+pub const COMPATIBILITY_SYSCALL_VECTOR: u32 = 0x101;
+
+/// From a register frame to the word that holds the CPU's stack pointer.
+const STACK_OFFSET: usize =
+    offset_of!(crate::vcpu::Context, hypervisor_stack) - offset_of!(crate::vcpu::Context, registers);
+
+/// Where SYSCALL on the boot CPU finds the end of the frame to push to, and saves the guest's stack pointer.
+#[unsafe(no_mangle)]
+static SYSCALL_FRAME_END: AtomicU64 = AtomicU64::new(0);
+#[unsafe(no_mangle)]
+static SYSCALL_GUEST_STACK: AtomicU64 = AtomicU64::new(0);
+
+/// Points SYSCALL at the end of a vCPU's saved frame.
+pub fn set_syscall_frame(end_of_frame: u64) {
+    SYSCALL_FRAME_END.store(end_of_frame, core::sync::atomic::Ordering::Relaxed);
+}
+
+global_asm!(
+    r#"
+    .macro save_registers
+    push rdi
+    push rsi
+    push rdx
+    push rcx
+    push rax
+    push r8
+    push r9
+    push r10
+    push r11
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    .endm
+
+    .macro restore_registers
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rax
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+    add rsp, 8
+    .endm
+
+    .text
+    .balign 16
+vector_stubs:
+    .set vector, 0
+    .rept 256
+    .balign 16
+    .if vector == 8 || vector == 10 || vector == 11 || vector == 12 || vector == 13 || vector == 14 || vector == 17 || vector == 21
+    .else
+    push 0
+    .endif
+    mov dword ptr [rsp + 4], vector
+    .if vector == 2 || vector == 8 || vector == 18
+    jmp enter_on_special_stack
+    .else
+    jmp enter
+    .endif
+    .set vector, vector + 1
+    .endr
+
+    .balign 16
+enter:
+    save_registers
+    cld
+    mov rdi, rsp
+    test byte ptr [rsp + {cs}], 3
+    jz enter_from_hypervisor
+    mov rsp, [rdi + {stack}]
+    xor ebp, ebp
+    call {guest_trap}
+    .global leave_to_guest
+leave_to_guest:
+    mov rsp, rax
+    restore_registers
+    .global leave_instruction
+leave_instruction:
+    iretq
+
+enter_from_hypervisor:
+    lea rax, [rip + leave_instruction]
+    cmp [rdi + {rip}], rax
+    je return_failed
+    mov rbx, rsp                    # a fault's frame may leave the stack unaligned for Rust
+    and rsp, -16
+    call {hypervisor_trap}
+    mov rsp, rbx
+    restore_registers
+    iretq
+
+return_failed:                      # the frame lies over the running vCPU's own registers
+    mov rsi, [rdi + {rsp}]          # where the return frame was: at `rip` of those registers
+    sub rsi, {rip}
+    mov rsp, [rsi + {stack}]
+    call {failed_return}
+    jmp leave_to_guest
+
+enter_on_special_stack:
+    save_registers
+    cld
+    mov rdi, rsp
+    mov rbx, rsp
+    and rsp, -16
+    call {special_trap}
+    mov rsp, rbx
+    restore_registers
+    iretq
+
+    .macro syscall_frame code, vector
+    mov [rip + SYSCALL_GUEST_STACK], rsp
+    mov rsp, [rip + SYSCALL_FRAME_END]
+    push {user_data}
+    push qword ptr [rip + SYSCALL_GUEST_STACK]
+    push r11
+    push \code
+    push rcx
+    push 0
+    mov dword ptr [rsp + 4], \vector
+    .endm
+
+    .balign 16
+    .global compatibility_syscall_entry
+compatibility_syscall_entry:
+    syscall_frame {compatibility_code}, {compatibility_vector}
+    jmp 1f
+
+    .balign 16
+    .global syscall_entry
+syscall_entry:
+    syscall_frame {user_code}, {syscall_vector}
+1:  save_registers
+    mov rdi, rsp
+    mov rsp, [rdi + {stack}]
+    xor ebp, ebp
+    call {guest_syscall}
+    mov rsp, rax
+    restore_registers
+    jmp leave_instruction
+"#,
+    cs = const offset_of!(CpuUserRegs, cs),
+    rip = const offset_of!(CpuUserRegs, rip),
+    rsp = const offset_of!(CpuUserRegs, rsp),
+    failed_return = sym super::switch::failed_return,
+    stack = const STACK_OFFSET,
+    guest_trap = sym super::switch::guest_trap,
+    guest_syscall = sym super::switch::guest_syscall,
+    hypervisor_trap = sym super::switch::hypervisor_trap,
+    special_trap = sym super::switch::special_trap,
+    user_data = const FLAT_RING3_SS64,
+    user_code = const FLAT_RING3_CS64,
+    syscall_vector = const SYSCALL_VECTOR,
+    compatibility_code = const FLAT_RING3_CS32,
+    compatibility_vector = const COMPATIBILITY_SYSCALL_VECTOR,
+);
+
+unsafe extern "C" {
+    static vector_stubs: u8;
+    fn syscall_entry();
+    fn compatibility_syscall_entry();
+}
+
+/// Bytes between two stubs.
+const STUB_SIZE: u64 = 16;
+
+/// Address SYSCALL enters at from 32-bit code.
+pub fn compatibility_syscall_address() -> u64 {
+    compatibility_syscall_entry as *const () as u64
+}
+
+/// Address SYSCALL enters at.
+pub fn syscall_address() -> u64 {
+    syscall_entry as *const () as u64
+}
+
+#[repr(C, align(4096))]
+struct Gates([[u64; 2]; 256]);
+
+static GATES: Once<Gates> = Once::new();
+
+/// The interrupt descriptor table, made on first use.
+pub fn interrupt_descriptor_table() -> *const u8 {
+    let gates = GATES.call_once(|| Gates(core::array::from_fn(|vector| gate(vector as u64))));
+    (&raw const gates.0).cast()
+}
+
+/// An interrupt gate for `vector`. Breakpoint, overflow and the vectors a guest may use as software interrupts
+/// are open to ring 3; for the others `int n` raises #GP, which the guest sees as such.
+fn gate(vector: u64) -> [u64; 2] {
+    let address = &raw const vector_stubs as u64 + vector * STUB_SIZE;
+    let stack = match vector {
+        8 => InterruptStack::DoubleFault as u64,
+        2 => InterruptStack::NonMaskable as u64,
+        18 => InterruptStack::MachineCheck as u64,
+        _ => 0,
+    };
+    let privilege = if vector == 3 || vector == 4 { 3 } else { 0 };
+    let low = (address & 0xffff)
+        | u64::from(HYPERVISOR_CODE) << 16
+        | stack << 32
+        | 0xe << 40
+        | privilege << 45
+        | 1 << 47
+        | (address >> 16 & 0xffff) << 48;
+    [low, address >> 32]
+}

@@ -1,0 +1,113 @@
+#![expect(unsafe_code, reason = "names the vCPU that runs on a CPU by pointer")]
+//! A physical CPU: what the hypervisor keeps for each.
+//!
+//! [`crate::arch::cpu::this_cpu`] finds the one the code runs on. Fields that other CPUs touch are atomics or
+//! locked, so a reference to any CPU may be held anywhere.
+
+use crate::{domain::Domain, scheduler::CpuSchedule, time::CpuTimers, vcpu::Vcpu};
+use core::{
+    ptr,
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
+};
+
+/// Things to do before a CPU goes back to a guest, as bits of [`Cpu::work`].
+pub mod work {
+    /// Look at the run queue.
+    pub const RESCHEDULE: u32 = 1 << 0;
+    /// Look at the timers.
+    pub const TIMERS: u32 = 1 << 1;
+}
+
+/// What one CPU owns.
+pub struct Cpu {
+    /// Its number; the boot processor is 0.
+    pub id: u32,
+    /// Its local APIC's identifier.
+    pub apic_id: AtomicU32,
+    /// The vCPU whose registers it will return to; null while it idles.
+    current: AtomicPtr<Vcpu>,
+    /// Bits of [`work`].
+    pub work: AtomicU32,
+    /// The vCPU whose FPU state is in the registers; null when nobody's is.
+    pub fpu_owner: AtomicPtr<Vcpu>,
+    /// Its run queue.
+    pub schedule: CpuSchedule,
+    /// Its timer queue.
+    pub timers: CpuTimers,
+    /// What it has done, for benchmarks.
+    pub counters: Counters,
+}
+
+/// Events that cost time on real machines and not one instruction under QEMU's instruction counter.
+#[derive(Default)]
+pub struct Counters {
+    /// CR3 loads.
+    pub address_space_switches: AtomicU64,
+    /// TLB flushes other than by CR3 load.
+    pub tlb_flushes: AtomicU64,
+    /// Entries by hypercall.
+    pub hypercalls: AtomicU64,
+    /// Interrupts from devices.
+    pub interrupts: AtomicU64,
+    /// Changes from one vCPU to another, or from and to idling.
+    pub context_switches: AtomicU64,
+}
+
+impl Counters {
+    const fn new() -> Self {
+        Self {
+            address_space_switches: AtomicU64::new(0),
+            tlb_flushes: AtomicU64::new(0),
+            hypercalls: AtomicU64::new(0),
+            interrupts: AtomicU64::new(0),
+            context_switches: AtomicU64::new(0),
+        }
+    }
+}
+
+/// Adds one to a counter that only this CPU writes.
+#[inline]
+pub fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+impl Cpu {
+    /// A CPU that has not run anything yet.
+    pub const fn new(id: u32) -> Self {
+        Self {
+            id,
+            apic_id: AtomicU32::new(0),
+            current: AtomicPtr::new(ptr::null_mut()),
+            work: AtomicU32::new(0),
+            fpu_owner: AtomicPtr::new(ptr::null_mut()),
+            schedule: CpuSchedule::new(),
+            timers: CpuTimers::new(),
+            counters: Counters::new(),
+        }
+    }
+
+    /// The vCPU that runs here, if any.
+    #[inline]
+    pub fn current(&self) -> Option<&Vcpu> {
+        // SAFETY: the scheduler sets this to a vCPU whose domain it keeps alive while it is set.
+        unsafe { self.current.load(Ordering::Relaxed).as_ref() }
+    }
+
+    /// Says which vCPU runs here; only the scheduler of this CPU does.
+    pub fn set_current(&self, vcpu: Option<&Vcpu>) {
+        let pointer = vcpu.map_or(ptr::null_mut(), |vcpu| ptr::from_ref(vcpu).cast_mut());
+        self.current.store(pointer, Ordering::Relaxed);
+    }
+
+    /// True when a vCPU of `domain` runs here.
+    pub fn runs(&self, domain: &Domain) -> bool {
+        self.current().is_some_and(|vcpu| ptr::eq(vcpu.domain(), domain))
+    }
+
+    /// Asks this CPU to do something before it returns to a guest. For another CPU the caller also sends an
+    /// interrupt ([`crate::arch::cpu::kick`]).
+    #[inline]
+    pub fn request(&self, work: u32) {
+        self.work.fetch_or(work, Ordering::Release);
+    }
+}

@@ -1,0 +1,241 @@
+//! A domain: a virtual machine and everything it owns.
+//!
+//! The idea to hold: a domain dies in steps, and each step is visible. It is *dying* from the first call that
+//! destroys it (nothing new can be given to it), it gives back what it owns in bounded pieces, and it is gone
+//! when the last holder of a [`DomainRef`] lets go.
+
+use crate::{
+    event_channel::EventChannels,
+    frame::DomainMemory,
+    frame_object::{FrameArc, FrameBox},
+    grant_table::GrantTable,
+    io_rights::IoRights,
+    machine::machine,
+    vcpu::Vcpu,
+};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use hypercall_abi::{DomainId, Errno, MachineFrame, VcpuId, xen::VcpuInfo};
+use spin::{Mutex, Once, RwLock};
+
+/// Most vCPUs a domain can have: those with a place in `shared_info` (`XEN_LEGACY_MAX_VCPUS`).
+pub const MAX_VCPUS: usize = 32;
+/// Domain numbers below this can exist; the rest of the range is Xen's reserved identifiers.
+pub const MAX_DOMAINS: usize = 0x7ff0;
+
+/// A counted reference to a domain: while it is held the domain's memory stays.
+pub type DomainRef = FrameArc<Domain>;
+
+/// How far a domain's life has gone; the values are ordered.
+pub mod stage {
+    /// Its builder may still map its frames.
+    pub const UNDER_CONSTRUCTION: u32 = 0;
+    /// It has run, so nobody but itself reaches its memory any more.
+    pub const ALIVE: u32 = 1;
+    /// It is being taken apart.
+    pub const DYING: u32 = 2;
+    /// All it owned has been given back.
+    pub const DEAD: u32 = 3;
+}
+
+/// A virtual machine.
+pub struct Domain {
+    /// Its number.
+    pub id: DomainId,
+    /// The control domain: may use the control interface.
+    pub is_privileged: bool,
+    /// Identifier chosen by the toolstack (a UUID).
+    pub handle: Mutex<[u8; 16]>,
+    /// One of [`stage`]; only ever grows.
+    pub stage: AtomicU32,
+    /// Times the control domain has paused it.
+    pub pause_count: AtomicU32,
+    /// It called `SCHEDOP_shutdown`; the reason is in `shutdown_reason`.
+    pub is_shut_down: AtomicBool,
+    /// `SHUTDOWN_*` of sched.h, or [`NO_REASON`].
+    pub shutdown_reason: AtomicU32,
+    /// `VMASST_TYPE_*` bits the guest enabled.
+    pub vm_assist: AtomicU64,
+    /// Frames it owns and may own.
+    pub memory: DomainMemory,
+    /// Its `shared_info` page.
+    pub shared_info: MachineFrame,
+    /// Its event channels.
+    pub event_channels: EventChannels,
+    /// What it grants and what it has mapped.
+    pub grant_table: GrantTable,
+    /// I/O ports, memory and interrupts it may use.
+    pub io_rights: IoRights,
+    /// Serialises the control interface on this domain.
+    pub control: Mutex<()>,
+    /// The hypervisor has let go of `shared_info`.
+    pub shared_info_released: AtomicBool,
+    vcpus: [Once<FrameBox<Vcpu>>; MAX_VCPUS],
+    vcpu_count: AtomicU32,
+}
+
+/// `shutdown_reason` of a domain that has not given one.
+pub const NO_REASON: u32 = u32::MAX;
+
+/// What a domain is put together from.
+pub struct Parts {
+    /// Its number.
+    pub id: DomainId,
+    /// The control domain?
+    pub is_privileged: bool,
+    /// Chosen by the toolstack.
+    pub handle: [u8; 16],
+    /// No frames yet.
+    pub memory: DomainMemory,
+    /// A frame that is shared with the domain.
+    pub shared_info: MachineFrame,
+    /// No channels yet.
+    pub event_channels: EventChannels,
+    /// No grants yet.
+    pub grant_table: GrantTable,
+    /// What I/O it may do.
+    pub io_rights: IoRights,
+}
+
+impl Domain {
+    /// A paused domain without vCPUs.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            id: parts.id,
+            is_privileged: parts.is_privileged,
+            handle: Mutex::new(parts.handle),
+            stage: AtomicU32::new(stage::UNDER_CONSTRUCTION),
+            pause_count: AtomicU32::new(1),
+            is_shut_down: AtomicBool::new(false),
+            shutdown_reason: AtomicU32::new(NO_REASON),
+            vm_assist: AtomicU64::new(0),
+            memory: parts.memory,
+            shared_info: parts.shared_info,
+            event_channels: parts.event_channels,
+            grant_table: parts.grant_table,
+            io_rights: parts.io_rights,
+            control: Mutex::new(()),
+            shared_info_released: AtomicBool::new(false),
+            vcpus: [const { Once::new() }; MAX_VCPUS],
+            vcpu_count: AtomicU32::new(0),
+        }
+    }
+
+    /// Makes the next vCPU: offline, and paused as its domain is. The caller holds the control lock.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EINVAL` for any number but the next.
+    pub fn add_vcpu(&self, id: VcpuId) -> Result<&Vcpu, Errno> {
+        let slot = self.vcpus.get(id.0 as usize).ok_or(Errno::EINVAL)?;
+        if id.0 != self.vcpu_count() {
+            return Err(Errno::EINVAL);
+        }
+        let vcpu = FrameBox::try_new(Vcpu::new(self, id)?).ok_or(Errno::ENOMEM)?;
+        vcpu.set_info(self.shared_info, id.0 as usize * size_of::<VcpuInfo>());
+        let vcpu = slot.call_once(|| vcpu);
+        self.vcpu_count.fetch_add(1, Ordering::Release);
+        Ok(vcpu)
+    }
+
+    /// True from the first call that destroys it.
+    #[inline]
+    pub fn is_dying(&self) -> bool {
+        self.stage.load(Ordering::Acquire) >= stage::DYING
+    }
+
+    /// True until it is first unpaused: its builder may map its frames.
+    pub fn is_under_construction(&self) -> bool {
+        self.stage.load(Ordering::Acquire) == stage::UNDER_CONSTRUCTION
+    }
+
+    /// The vCPU of this number, if it has been created.
+    #[inline]
+    pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
+        self.vcpus.get(id.0 as usize)?.get().map(|vcpu| &**vcpu)
+    }
+
+    /// Its vCPUs, in order.
+    pub fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
+        self.vcpus.iter().map_while(|slot| slot.get().map(|vcpu| &**vcpu))
+    }
+
+    /// Number of vCPUs created.
+    pub fn vcpu_count(&self) -> u32 {
+        self.vcpu_count.load(Ordering::Acquire)
+    }
+}
+
+/// Domains in one leaf of the table: as many references as fit a frame.
+const LEAF: usize = 512;
+
+type Leaf = FrameBox<[Option<DomainRef>; LEAF]>;
+
+/// All domains, by number.
+pub struct DomainTable {
+    leaves: RwLock<[Option<Leaf>; MAX_DOMAINS.div_ceil(LEAF)]>,
+}
+
+impl DomainTable {
+    /// A table without domains.
+    pub const fn new() -> Self {
+        Self { leaves: RwLock::new([const { None }; MAX_DOMAINS.div_ceil(LEAF)]) }
+    }
+
+    /// The domain of this number.
+    pub fn get(&self, id: DomainId) -> Option<DomainRef> {
+        let number = id.0 as usize;
+        self.leaves.read().get(number / LEAF)?.as_ref()?[number % LEAF].clone()
+    }
+
+    /// Enters a domain under its number.
+    ///
+    /// # Errors
+    /// `EINVAL` for a reserved number, `EEXIST` when the number is taken, `ENOMEM`.
+    pub fn insert(&self, domain: DomainRef) -> Result<(), Errno> {
+        let number = domain.id.0 as usize;
+        let mut leaves = self.leaves.write();
+        let slot = leaves.get_mut(number / LEAF).ok_or(Errno::EINVAL)?;
+        if slot.is_none() {
+            *slot = Some(FrameBox::try_new([const { None }; LEAF]).ok_or(Errno::ENOMEM)?);
+        }
+        let entry = &mut slot.as_mut().ok_or(Errno::ENOMEM)?[number % LEAF];
+        if entry.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        *entry = Some(domain);
+        Ok(())
+    }
+
+    /// Takes a domain out; its memory goes when the last holder lets go.
+    pub fn remove(&self, id: DomainId) -> Option<DomainRef> {
+        let number = id.0 as usize;
+        self.leaves.write().get_mut(number / LEAF)?.as_mut()?[number % LEAF].take()
+    }
+
+    /// The first domain whose number is at least `id`.
+    pub fn next_from(&self, id: DomainId) -> Option<DomainRef> {
+        let leaves = self.leaves.read();
+        let numbers = id.0 as usize..MAX_DOMAINS;
+        numbers.into_iter().find_map(|number| leaves[number / LEAF].as_ref()?[number % LEAF].clone())
+    }
+
+    /// The lowest number from `first` on that no domain has.
+    pub fn free_id_from(&self, first: DomainId) -> Option<DomainId> {
+        let leaves = self.leaves.read();
+        let is_free = |number: &usize| match &leaves[number / LEAF] {
+            Some(leaf) => leaf[number % LEAF].is_none(),
+            None => true,
+        };
+        (first.0 as usize..MAX_DOMAINS).find(is_free).map(|number| DomainId(number as u16))
+    }
+}
+
+impl Default for DomainTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The domain of this number, if it exists and is not yet dead.
+pub fn find(id: DomainId) -> Option<DomainRef> {
+    machine().domains.get(id)
+}

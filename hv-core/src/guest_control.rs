@@ -1,0 +1,169 @@
+//! Small hypercalls by which a guest's kernel sets up its own CPU: callbacks, stack, segment bases, FPU, debug
+//! registers and assists. Each changes the calling vCPU and nothing else.
+
+use crate::{
+    arch, guest_access,
+    hypercall::{Arguments, Caller, HypercallResult},
+    layout::is_canonical,
+    trap::is_guest_code,
+    vcpu::Callback,
+};
+use core::sync::atomic::Ordering;
+use hypercall_abi::{
+    Errno,
+    arch_x86::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL},
+    callback::{
+        CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CALLBACKOP_UNREGISTER, CALLBACKTYPE_EVENT, CALLBACKTYPE_FAILSAFE,
+        CALLBACKTYPE_NMI, CALLBACKTYPE_SYSCALL, CALLBACKTYPE_SYSCALL32, CALLBACKTYPE_SYSENTER, CallbackRegister,
+        CallbackUnregister,
+    },
+    xen::{
+        VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_PAE_EXTENDED_CR3,
+    },
+};
+
+/// A callback at `address`.
+///
+/// # Errors
+/// `EINVAL` for an address the guest could not run at.
+pub fn callback_at(address: u64, masks_events: bool) -> Result<Callback, Errno> {
+    if address != 0 && !is_guest_code(address) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(Callback { address, masks_events })
+}
+
+/// `HYPERVISOR_set_callbacks(event, failsafe, syscall)`: guest addresses.
+///
+/// # Errors
+/// `EINVAL` for an address the guest could not run at; nothing is changed then.
+pub fn set_callbacks(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
+    let event = callback_at(arguments[0], true)?;
+    let failsafe = callback_at(arguments[1], true)?;
+    let syscall = callback_at(arguments[2], false)?;
+    caller.context.event_callback = event;
+    caller.context.failsafe_callback = failsafe;
+    caller.context.syscall_callback = syscall;
+    Ok(0)
+}
+
+/// `HYPERVISOR_callback_op(command, argument)`.
+///
+/// # Errors
+/// `ENOSYS` for a command or kind that is not there, `EINVAL` for a bad address.
+pub fn callback_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
+    let (kind, callback) = match arguments[0] as u32 {
+        CALLBACKOP_REGISTER => {
+            let register: CallbackRegister = guest_access::read(arguments[1])?;
+            (register.r#type, callback_at(register.address, register.flags & CALLBACKF_MASK_EVENTS != 0)?)
+        }
+        CALLBACKOP_UNREGISTER => {
+            let unregister: CallbackUnregister = guest_access::read(arguments[1])?;
+            (unregister.r#type, Callback::default())
+        }
+        _ => return Err(Errno::ENOSYS.into()),
+    };
+    match kind {
+        CALLBACKTYPE_EVENT => caller.context.event_callback = callback,
+        CALLBACKTYPE_FAILSAFE => caller.context.failsafe_callback = callback,
+        CALLBACKTYPE_SYSCALL => caller.context.syscall_callback = callback,
+        CALLBACKTYPE_SYSCALL32 | CALLBACKTYPE_SYSENTER | CALLBACKTYPE_NMI => return Err(Errno::ENOSYS.into()),
+        _ => return Err(Errno::EINVAL.into()),
+    }
+    Ok(0)
+}
+
+/// `HYPERVISOR_stack_switch(ss, rsp)`: where the kernel is entered from user mode.
+///
+/// # Errors
+/// None: a stack that cannot be written crashes the guest when it is first used.
+pub fn stack_switch(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
+    caller.context.kernel_stack = (arguments[0] & 0xffff | 3, arguments[1]);
+    Ok(0)
+}
+
+/// `HYPERVISOR_set_segment_base(which, base)`.
+///
+/// # Errors
+/// `EINVAL` for a base that is not canonical or an unknown register.
+pub fn set_segment_base(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
+    let base = arguments[1];
+    let which = arguments[0] as u32;
+    if which != SEGBASE_GS_USER_SEL && !is_canonical(base) {
+        return Err(Errno::EINVAL.into());
+    }
+    match which {
+        SEGBASE_FS => caller.context.fs_base = base,
+        SEGBASE_GS_USER => caller.context.gs_base_user = base,
+        SEGBASE_GS_KERNEL => caller.context.gs_base_kernel = base,
+        SEGBASE_GS_USER_SEL => {
+            caller.context.gs_base_user = arch::segment_base_of(caller.context, base as u16).ok_or(Errno::EINVAL)?;
+            return Ok(0);
+        }
+        _ => return Err(Errno::EINVAL.into()),
+    }
+    arch::load_segment_bases(caller.context);
+    Ok(0)
+}
+
+/// `HYPERVISOR_fpu_taskswitch(set)`: sets or clears what the guest sees as CR0.TS.
+///
+/// # Errors
+/// None.
+pub fn fpu_taskswitch(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
+    caller.context.task_switched = arguments[0] != 0;
+    arch::apply_task_switched(caller.vcpu, caller.context);
+    Ok(0)
+}
+
+/// Debug register 7: enable bits of the four breakpoints.
+const BREAKPOINT_ENABLES: u64 = 0xff;
+
+/// `HYPERVISOR_set_debugreg(register, value)`.
+///
+/// # Errors
+/// `EINVAL` for a register that does not exist or an address in the hypervisor.
+pub fn set_debugreg(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
+    let (register, value) = (arguments[0] as usize, arguments[1]);
+    match register {
+        0..=3 if value != 0 && !is_guest_code(value) => return Err(Errno::EINVAL.into()),
+        0..=3 | 6 => {}
+        // Hardware breakpoints are not switched between vCPUs yet: what would enable one is refused.
+        7 if value & BREAKPOINT_ENABLES == 0 => {}
+        7 => return Err(Errno::EOPNOTSUPP.into()),
+        _ => return Err(Errno::EINVAL.into()),
+    }
+    caller.context.debug_registers[register] = value;
+    Ok(0)
+}
+
+/// `HYPERVISOR_get_debugreg(register)`.
+///
+/// # Errors
+/// `EINVAL` for a register that does not exist.
+pub fn get_debugreg(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
+    match arguments[0] {
+        register @ (0..=3 | 6 | 7) => Ok(caller.context.debug_registers[register as usize]),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+/// Assists that a 64-bit guest may turn on: they concern 32-bit guests or change nothing here.
+const ASSISTS: u64 = 1 << VMASST_TYPE_4GB_SEGMENTS | 1 << VMASST_TYPE_PAE_EXTENDED_CR3;
+
+/// `HYPERVISOR_vm_assist(command, type)`.
+///
+/// # Errors
+/// `EINVAL` for an assist that is not there, `ENOSYS` for an unknown command.
+pub fn vm_assist(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
+    let kind = arguments[1];
+    if kind >= 64 || ASSISTS & 1 << kind == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    match arguments[0] as u32 {
+        VMASST_CMD_ENABLE => caller.domain.vm_assist.fetch_or(1 << kind, Ordering::Relaxed),
+        VMASST_CMD_DISABLE => caller.domain.vm_assist.fetch_and(!(1 << kind), Ordering::Relaxed),
+        _ => return Err(Errno::ENOSYS.into()),
+    };
+    Ok(0)
+}

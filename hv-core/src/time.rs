@@ -1,0 +1,224 @@
+//! Time: what guests read without asking, and timers.
+//!
+//! System time is nanoseconds since Weir started, derived from the TSC. A guest gets the scale in its
+//! `vcpu_time_info` and computes the time itself; only arming a timer takes a hypercall. A vCPU has one entry in
+//! its CPU's timer queue, at the earlier of its one-shot timer and the deadline of a poll, so arming cannot fail
+//! and an idle guest costs nothing.
+
+use crate::{
+    arch::{self, clock},
+    cpu::{Cpu, work},
+    direct_map,
+    domain::Domain,
+    event_channel,
+    hypercall::{Arguments, Caller, HypercallResult},
+    indexed_heap::{Indexed, IndexedHeap, NOWHERE},
+    scheduler,
+    vcpu::{SharedVcpuInfo, Vcpu, VcpuPointer, not_runnable},
+};
+use core::{
+    mem::offset_of,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+use hypercall_abi::{
+    Errno, MachineFrame,
+    xen::{SharedInfo, VIRQ_TIMER, VcpuTimeInfo, XEN_PVCLOCK_TSC_STABLE_BIT},
+};
+use spin::Mutex;
+
+/// A deadline that never comes.
+pub const NEVER: u64 = u64::MAX;
+
+/// A vCPU's timers; deadlines are system time in nanoseconds.
+pub struct VcpuTimers {
+    place: AtomicU32,
+    one_shot: AtomicU64,
+    poll: AtomicU64,
+}
+
+impl VcpuTimers {
+    /// No timer armed.
+    pub const fn new() -> Self {
+        Self { place: AtomicU32::new(NOWHERE), one_shot: AtomicU64::new(NEVER), poll: AtomicU64::new(NEVER) }
+    }
+
+    fn earliest(&self) -> u64 {
+        self.one_shot.load(Ordering::Relaxed).min(self.poll.load(Ordering::Relaxed))
+    }
+}
+
+impl Default for VcpuTimers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sleeper(VcpuPointer);
+
+impl Indexed for Sleeper {
+    fn place(self) -> u32 {
+        self.0.get().timers.place.load(Ordering::Relaxed)
+    }
+    fn set_place(self, place: u32) {
+        self.0.get().timers.place.store(place, Ordering::Relaxed);
+    }
+}
+
+/// A CPU's timer queue.
+pub struct CpuTimers {
+    queue: Mutex<IndexedHeap<Sleeper>>,
+    /// What the hardware timer is set to.
+    programmed: AtomicU64,
+}
+
+impl CpuTimers {
+    /// An empty queue.
+    pub const fn new() -> Self {
+        Self { queue: Mutex::new(IndexedHeap::new()), programmed: AtomicU64::new(NEVER) }
+    }
+
+    /// Makes room for one more vCPU.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn reserve(&self) -> Result<(), Errno> {
+        self.queue.lock().reserve()
+    }
+
+    /// Forgets a vCPU.
+    pub fn retire(&self, vcpu: &Vcpu) {
+        let mut queue = self.queue.lock();
+        queue.remove(Sleeper(VcpuPointer::new(vcpu)));
+        queue.unreserve();
+    }
+
+    fn update(&self, vcpu: &Vcpu) {
+        let sleeper = Sleeper(VcpuPointer::new(vcpu));
+        let mut queue = self.queue.lock();
+        match vcpu.timers.earliest() {
+            NEVER => queue.remove(sleeper),
+            deadline => queue.set(sleeper, deadline),
+        }
+    }
+
+    fn next_deadline(&self) -> u64 {
+        self.queue.lock().first().map_or(NEVER, |(deadline, _)| deadline)
+    }
+}
+
+impl Default for CpuTimers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Arms or, with [`NEVER`], disarms the vCPU's one-shot timer, which raises `VIRQ_TIMER`.
+pub fn set_one_shot(vcpu: &Vcpu, deadline: u64) {
+    vcpu.timers.one_shot.store(deadline, Ordering::Relaxed);
+    update(vcpu);
+}
+
+/// Arms or disarms the deadline of a poll.
+pub fn set_poll_deadline(vcpu: &Vcpu, deadline: u64) {
+    vcpu.timers.poll.store(deadline, Ordering::Relaxed);
+    update(vcpu);
+}
+
+fn update(vcpu: &Vcpu) {
+    let cpu = arch::cpu::this_cpu();
+    cpu.timers.update(vcpu);
+    cpu.request(work::TIMERS);
+}
+
+/// Fires what is due on this CPU and sets the hardware timer to what comes next.
+pub fn run_timers(cpu: &Cpu) {
+    let now = clock::now();
+    while let Some(vcpu) = take_due(cpu, now) {
+        fire(vcpu, now);
+        cpu.timers.update(vcpu);
+    }
+    let slice_end = cpu.schedule.slice_end();
+    if now >= slice_end {
+        cpu.request(work::RESCHEDULE);
+    }
+    let next = cpu.timers.next_deadline().min(slice_end);
+    if cpu.timers.programmed.swap(next, Ordering::Relaxed) != next || next <= now {
+        clock::set_timer(next);
+    }
+}
+
+/// The hardware timer went off: whatever it was set to, it is not any more.
+pub fn timer_interrupt(cpu: &Cpu) {
+    cpu.timers.programmed.store(NEVER, Ordering::Relaxed);
+    cpu.request(work::TIMERS);
+}
+
+fn take_due(cpu: &Cpu, now: u64) -> Option<&'static Vcpu> {
+    let mut queue = cpu.timers.queue.lock();
+    let (deadline, Sleeper(pointer)) = queue.first()?;
+    if deadline > now {
+        return None;
+    }
+    queue.pop();
+    Some(pointer.get())
+}
+
+fn fire(vcpu: &Vcpu, now: u64) {
+    if vcpu.timers.one_shot.load(Ordering::Relaxed) <= now {
+        vcpu.timers.one_shot.store(NEVER, Ordering::Relaxed);
+        event_channel::notify_virq(vcpu, VIRQ_TIMER);
+    }
+    if vcpu.timers.poll.load(Ordering::Relaxed) <= now {
+        vcpu.timers.poll.store(NEVER, Ordering::Relaxed);
+        event_channel::stop_polling(vcpu);
+        scheduler::resume(vcpu, not_runnable::POLLING);
+    }
+}
+
+/// `HYPERVISOR_set_timer_op`: one absolute deadline in nanoseconds; zero disarms.
+///
+/// # Errors
+/// None: a deadline in the past fires at once.
+pub fn set_timer_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
+    let deadline = if arguments[0] == 0 { NEVER } else { arguments[0] };
+    set_one_shot(caller.vcpu, deadline);
+    Ok(0)
+}
+
+/// Writes the scale of system time into a vCPU's shared page. The TSC never changes its rate, so once is enough.
+pub fn publish_system_time(info: SharedVcpuInfo) {
+    let scale = clock::scale();
+    let base = info.time_address();
+    let store32 = |offset: usize, value: u32| shared32(base + offset as u64).store(value, Ordering::Release);
+    let version = shared32(base).load(Ordering::Relaxed) & !1;
+    store32(offset_of!(VcpuTimeInfo, version), version.wrapping_add(1));
+    shared64(base + offset_of!(VcpuTimeInfo, tsc_timestamp) as u64).store(scale.tsc_at_zero, Ordering::Release);
+    shared64(base + offset_of!(VcpuTimeInfo, system_time) as u64).store(0, Ordering::Release);
+    store32(offset_of!(VcpuTimeInfo, tsc_to_system_mul), scale.multiplier);
+    let shift_and_flags = u32::from(scale.shift as u8) | u32::from(XEN_PVCLOCK_TSC_STABLE_BIT) << 8;
+    store32(offset_of!(VcpuTimeInfo, tsc_shift), shift_and_flags);
+    store32(offset_of!(VcpuTimeInfo, version), version.wrapping_add(2));
+}
+
+/// Writes the wall clock at system time zero into a domain's shared page.
+pub fn publish_wall_clock(domain: &Domain) {
+    let base = domain.shared_info.physical_address();
+    let nanoseconds = clock::wall_clock_at_zero();
+    let (seconds, rest) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
+    let version = shared32(base + offset_of!(SharedInfo, wc_version) as u64);
+    let before = version.load(Ordering::Relaxed) & !1;
+    version.store(before.wrapping_add(1), Ordering::Release);
+    shared32(base + offset_of!(SharedInfo, wc_sec) as u64).store(seconds as u32, Ordering::Release);
+    shared32(base + offset_of!(SharedInfo, wc_nsec) as u64).store(rest as u32, Ordering::Release);
+    shared32(base + offset_of!(SharedInfo, wc_sec_hi) as u64).store((seconds >> 32) as u32, Ordering::Release);
+    version.store(before.wrapping_add(2), Ordering::Release);
+}
+
+fn shared32(address: u64) -> &'static AtomicU32 {
+    direct_map::atomic::<u32>(MachineFrame(address >> 12), (address & 0xfff) as usize)
+}
+
+fn shared64(address: u64) -> &'static AtomicU64 {
+    direct_map::atomic::<u64>(MachineFrame(address >> 12), (address & 0xfff) as usize)
+}

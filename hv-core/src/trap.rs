@@ -1,0 +1,308 @@
+//! Exceptions and upcalls: how the hypervisor enters a guest's kernel.
+//!
+//! A guest registers a handler for each exception and one for events. To enter one the hypervisor does what the
+//! CPU would do for a native kernel: it switches to the kernel's stack if user mode was running, pushes a frame,
+//! and continues at the handler. The frame is the CPU's with two words on top (rcx and r11, which SYSCALL spoils),
+//! its interrupt flag is the inverse of the event mask, and its code selector has privilege 0 for the kernel and 3
+//! for user mode although both run in ring 3: that is how `iret` knows where to return to.
+
+use crate::{
+    arch,
+    emulate, guest_access,
+    hypercall::{Caller, HypercallResult},
+    layout::is_canonical,
+    lifecycle,
+    vcpu::{Callback, Context},
+};
+use core::sync::atomic::Ordering;
+use hypercall_abi::{
+    Errno,
+    arch_x86::{
+        CpuUserRegs, FLAT_KERNEL_CS, FLAT_KERNEL_SS, IretContext, TI_MASK_EVENTS, TrapInfo, VGCF_IN_SYSCALL,
+    },
+};
+
+/// Flags that a handler starts without: trap, nested task, resume, virtual-8086, alignment check.
+const FLAGS_CLEARED: u64 = 1 << 8 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 18;
+/// The interrupt flag.
+const INTERRUPTS: u64 = 1 << 9;
+/// Both bits of the I/O privilege level: always zero while a guest runs.
+const IO_PRIVILEGE: u64 = 3 << 12;
+/// Flags a guest may choose: arithmetic, direction, trap, nested task, resume, alignment check, identification.
+const GUEST_FLAGS: u64 = 0xcd5 | 1 << 8 | 1 << 14 | 1 << 16 | 1 << 18 | 1 << 21;
+/// Bit 1 reads as one.
+const FLAGS_FIXED: u64 = 1 << 1;
+
+/// Numbers of the exceptions treated specially.
+pub mod vector {
+    /// Debug.
+    pub const DEBUG: u8 = 1;
+    /// Invalid instruction.
+    pub const INVALID_OPCODE: u8 = 6;
+    /// FPU not available.
+    pub const NO_DEVICE: u8 = 7;
+    /// General protection.
+    pub const GENERAL_PROTECTION: u8 = 13;
+    /// Page fault.
+    pub const PAGE_FAULT: u8 = 14;
+}
+
+/// True for exceptions that push an error code.
+const fn has_error_code(vector: u8) -> bool {
+    matches!(vector, 8 | 10..=14 | 17 | 21)
+}
+
+/// The flags a guest runs with when it asks for `requested`: its own choice of the harmless ones, interrupts on.
+pub fn guest_flags(requested: u64) -> u64 {
+    requested & GUEST_FLAGS | INTERRUPTS | FLAGS_FIXED
+}
+
+/// An exception that a guest caused, with the CPU's error code.
+pub fn handle_exception(caller: &mut Caller<'_>, vector: u8, error_code: u32) {
+    match vector {
+        vector::NO_DEVICE if !caller.context.task_switched => return arch::fpu_restore(caller.vcpu, caller.context),
+        vector::INVALID_OPCODE if emulate::forced(caller) => return,
+        vector::GENERAL_PROTECTION if error_code == 0 && emulate::privileged(caller) => return,
+        vector::GENERAL_PROTECTION if is_software_interrupt(error_code) => return software_interrupt(caller, error_code),
+        vector::PAGE_FAULT => return page_fault(caller, error_code),
+        vector::NO_DEVICE => caller.context.task_switched = false,
+        _ => {}
+    }
+    raise(caller, vector, error_code);
+}
+
+/// `int n` through a gate the guest may not use directly: #GP with the gate's index and the "IDT" bit.
+fn is_software_interrupt(error_code: u32) -> bool {
+    error_code & 0x7 == 2
+}
+
+/// Length of `int n`.
+const SOFTWARE_INTERRUPT_LENGTH: u64 = 2;
+
+fn software_interrupt(caller: &mut Caller<'_>, error_code: u32) {
+    let number = (error_code >> 3) as u8;
+    let required = 3 * u8::from(!caller.context.in_kernel);
+    let handler = caller.context.traps[usize::from(number)];
+    if handler.flags & 3 < required || handler.address == 0 {
+        return raise(caller, vector::GENERAL_PROTECTION, error_code);
+    }
+    caller.context.registers.rip = caller.context.registers.rip.wrapping_add(SOFTWARE_INTERRUPT_LENGTH);
+    enter_handler(caller, &handler, None);
+}
+
+/// Page-fault error code: the access came from user mode. A guest's kernel is user mode to the CPU only.
+const FAULT_FROM_USER: u32 = 1 << 2;
+
+fn page_fault(caller: &mut Caller<'_>, error_code: u32) {
+    let address = arch::fault_address();
+    raise_page_fault(caller, address, error_code);
+}
+
+/// Gives the guest a page fault at `address`.
+pub fn raise_page_fault(caller: &mut Caller<'_>, address: u64, error_code: u32) {
+    caller.context.fault_address = address;
+    if let Some(info) = caller.vcpu.info() {
+        info.fault_address().store(address, Ordering::Relaxed);
+    }
+    let seen = if caller.context.in_kernel { error_code & !FAULT_FROM_USER } else { error_code };
+    raise(caller, vector::PAGE_FAULT, seen);
+}
+
+/// Enters the guest's handler for `vector`; a guest that has none is crashed.
+pub fn raise(caller: &mut Caller<'_>, vector: u8, error_code: u32) {
+    let handler = caller.context.traps[usize::from(vector)];
+    if handler.address == 0 {
+        report(caller, vector, error_code);
+        return lifecycle::crash(caller.domain, "it has no handler for an exception it caused");
+    }
+    enter_handler(caller, &handler, has_error_code(vector).then_some(error_code));
+}
+
+fn enter_handler(caller: &mut Caller<'_>, handler: &TrapInfo, error_code: Option<u32>) {
+    let callback = Callback { address: handler.address, masks_events: handler.flags & TI_MASK_EVENTS != 0 };
+    enter_kernel(caller, callback, error_code);
+}
+
+/// Enters the guest's event handler if events are pending and not masked.
+#[inline]
+pub fn deliver_events(caller: &mut Caller<'_>) {
+    let Some(info) = caller.vcpu.info() else { return };
+    if info.upcall_pending().load(Ordering::Acquire) == 0 || info.upcall_mask().load(Ordering::Relaxed) != 0 {
+        return;
+    }
+    let callback = caller.context.event_callback;
+    if callback.address != 0 {
+        enter_kernel(caller, Callback { masks_events: true, ..callback }, None);
+    }
+}
+
+/// SYSCALL from the guest's user mode: enters the kernel's handler.
+pub fn system_call(caller: &mut Caller<'_>) {
+    let callback = caller.context.syscall_callback;
+    if callback.address == 0 {
+        return raise(caller, vector::INVALID_OPCODE, 0);
+    }
+    enter_kernel(caller, callback, None);
+}
+
+/// Length of the SYSCALL instruction.
+const SYSCALL_LENGTH: u64 = 2;
+
+/// SYSCALL from 32-bit code, for which no guest can register a handler yet: to the guest, an invalid instruction.
+pub fn compatibility_system_call(caller: &mut Caller<'_>) {
+    caller.context.registers.rip = caller.context.registers.rip.wrapping_sub(SYSCALL_LENGTH);
+    raise(caller, vector::INVALID_OPCODE, 0);
+}
+
+/// The return to the guest faulted: its own selectors or addresses were bad.
+pub fn failed_return(caller: &mut Caller<'_>) {
+    let callback = caller.context.failsafe_callback;
+    if callback.address == 0 {
+        return lifecycle::crash(caller.domain, "it returns to a bad frame and has no failsafe handler");
+    }
+    let registers = &mut caller.context.registers;
+    registers.cs = FLAT_KERNEL_CS;
+    registers.ss = FLAT_KERNEL_SS;
+    enter_kernel(caller, callback, None);
+}
+
+/// Pushes the interrupted state on the guest kernel's stack and continues at `callback`.
+fn enter_kernel(caller: &mut Caller<'_>, callback: Callback, error_code: Option<u32>) {
+    let mask = caller.vcpu.info().map(|info| info.upcall_mask());
+    let saved_mask = mask.map_or(0, |mask| mask.load(Ordering::Relaxed));
+    let was_in_kernel = caller.context.in_kernel;
+    let frame = interrupted_frame(&caller.context.registers, was_in_kernel, saved_mask);
+    let top = if was_in_kernel { caller.context.registers.rsp } else { caller.context.kernel_stack.1 };
+    if !was_in_kernel {
+        arch::enter_kernel_mode(caller.context);
+    }
+    match push(top, &caller.context.registers, error_code, frame) {
+        Ok(stack) => continue_at(caller.context, callback.address, stack),
+        Err(_) => return lifecycle::crash(caller.domain, "its kernel stack cannot be written"),
+    }
+    if let Some(mask) = mask.filter(|_| callback.masks_events) {
+        mask.store(1, Ordering::Relaxed);
+    }
+}
+
+/// rip, cs with the event mask, flags, rsp, ss: as the CPU would push them for a native kernel.
+fn interrupted_frame(registers: &CpuUserRegs, in_kernel: bool, mask: u8) -> [u64; 5] {
+    let privilege = if in_kernel { 0 } else { 3 };
+    let selector = u64::from(registers.cs & !3 | privilege) | u64::from(mask) << 32;
+    let interrupts = if mask == 0 { INTERRUPTS } else { 0 };
+    let flags = registers.rflags & !(INTERRUPTS | IO_PRIVILEGE) | interrupts;
+    [registers.rip, selector, flags, registers.rsp, u64::from(registers.ss)]
+}
+
+/// Pushes rcx, r11, an error code if there is one, and the frame; returns the new stack pointer.
+fn push(top: u64, registers: &CpuUserRegs, error_code: Option<u32>, frame: [u64; 5]) -> Result<u64, Errno> {
+    let mut words = [0; 8];
+    words[0] = registers.rcx;
+    words[1] = registers.r11;
+    let mut count = 2;
+    if let Some(code) = error_code {
+        words[count] = u64::from(code);
+        count += 1;
+    }
+    words[count..count + 5].copy_from_slice(&frame);
+    count += 5;
+    let stack = (top & !0xf).wrapping_sub(count as u64 * 8);
+    guest_access::write_bytes(stack, zerocopy::IntoBytes::as_bytes(&words[..count]))?;
+    Ok(stack)
+}
+
+fn continue_at(context: &mut Context, address: u64, stack: u64) {
+    let registers = &mut context.registers;
+    registers.rip = address;
+    registers.cs = FLAT_KERNEL_CS;
+    registers.ss = FLAT_KERNEL_SS;
+    registers.rsp = stack;
+    registers.rflags &= !FLAGS_CLEARED;
+}
+
+/// `HYPERVISOR_iret`: takes the frame on the kernel's stack and returns to where it says, kernel or user mode.
+///
+/// # Errors
+/// `EFAULT` when the stack cannot be read, `EINVAL` for a return to user mode without a user page table; the guest
+/// cannot go on after either, so it is crashed.
+pub fn iret(caller: &mut Caller<'_>) -> HypercallResult {
+    let frame = match read_return_frame(caller) {
+        Ok(frame) => frame,
+        Err(errno) => {
+            lifecycle::crash(caller.domain, "it returns to user mode from an unusable frame");
+            return Err(errno.into());
+        }
+    };
+    let to_user = frame.cs & 3 == 3;
+    restore_registers(&mut caller.context.registers, &frame);
+    if let Some(info) = caller.vcpu.info() {
+        info.upcall_mask().store(u8::from(frame.rflags & INTERRUPTS == 0), Ordering::Relaxed);
+    }
+    if to_user {
+        arch::enter_user_mode(caller.context);
+    }
+    Ok(frame.rax)
+}
+
+fn read_return_frame(caller: &Caller<'_>) -> Result<IretContext, Errno> {
+    let frame: IretContext = guest_access::read(caller.context.registers.rsp)?;
+    let to_user = frame.cs & 3 == 3;
+    if to_user && caller.context.user_page_table.is_none() {
+        return Err(Errno::EINVAL);
+    }
+    Ok(frame)
+}
+
+fn restore_registers(registers: &mut CpuUserRegs, frame: &IretContext) {
+    registers.rip = frame.rip;
+    registers.cs = frame.cs as u16 | 3;
+    registers.rflags = guest_flags(frame.rflags);
+    registers.rsp = frame.rsp;
+    registers.ss = frame.ss as u16 | 3;
+    if frame.flags & VGCF_IN_SYSCALL == 0 {
+        registers.r11 = frame.r11;
+        registers.rcx = frame.rcx;
+    }
+}
+
+fn report(caller: &Caller<'_>, vector: u8, error_code: u32) {
+    let registers = &caller.context.registers;
+    log::warn!(
+        "domain {}: exception {vector} (error {error_code:#x}, address {:#x}) at {:#x}, stack {:#x}",
+        caller.domain.id,
+        caller.context.fault_address,
+        registers.rip,
+        registers.rsp
+    );
+}
+
+/// `HYPERVISOR_set_trap_table`: handlers by vector, ended by one with address zero; a null table clears all.
+///
+/// # Errors
+/// `EFAULT`; handlers read before the bad one are in force.
+pub fn set_trap_table(caller: &mut Caller<'_>, arguments: &crate::hypercall::Arguments) -> HypercallResult {
+    let table = arguments[0];
+    if table == 0 {
+        caller.context.traps.fill(zerocopy::FromZeros::new_zeroed());
+        return Ok(0);
+    }
+    for index in 0..256 {
+        let handler: TrapInfo = guest_access::read_element(table, index)?;
+        if handler.address == 0 {
+            break;
+        }
+        set_handler(caller.context, handler);
+    }
+    Ok(0)
+}
+
+/// Enters a handler into a vCPU's table; a handler that is no address of the guest's is dropped.
+pub fn set_handler(context: &mut Context, handler: TrapInfo) {
+    let address = if is_guest_code(handler.address) { handler.address } else { 0 };
+    context.traps[usize::from(handler.vector)] = TrapInfo { address, ..handler };
+}
+
+/// True for an address the hypervisor may enter a guest at.
+pub fn is_guest_code(address: u64) -> bool {
+    is_canonical(address) && !crate::layout::is_hypervisor_address(address)
+}

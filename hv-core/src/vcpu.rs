@@ -1,0 +1,333 @@
+#![expect(unsafe_code, reason = "hands the running CPU its exclusive view of a vCPU")]
+//! A virtual CPU: what it is while it runs, and what others may see of it.
+//!
+//! The idea to hold: a vCPU has two halves. [`Context`] is registers and everything only the vCPU itself changes;
+//! it belongs to whichever physical CPU runs the vCPU, or to the one party that holds it paused, and needs no
+//! lock. The rest of [`Vcpu`] is shared and made of atomics.
+
+use crate::{
+    arch::FpuState,
+    direct_map,
+    domain::Domain,
+    frame_object::FrameBox,
+    hypercall::Caller,
+    scheduler::VcpuSchedule,
+    time::VcpuTimers,
+};
+use core::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering},
+};
+use hypercall_abi::{
+    Errno, MachineFrame, VcpuId,
+    arch_x86::{CpuUserRegs, TrapInfo},
+    xen::NR_VIRQS,
+};
+use zerocopy::FromZeros;
+
+/// Pages of a guest's GDT (the sixteenth and fifteenth of the window hold the hypervisor's own descriptors).
+pub const GUEST_GDT_FRAMES: usize = 14;
+
+/// Pages of a guest's LDT.
+pub const LDT_FRAMES: usize = 16;
+
+/// Room below the registers: an `iretq` that faults pushes its frame here and spoils nothing.
+const FAULT_SCRATCH_WORDS: usize = 33;
+
+/// An address in the guest's kernel that the hypervisor enters by itself.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Callback {
+    /// Guest virtual address; zero when none is registered.
+    pub address: u64,
+    /// Enter with event upcalls masked.
+    pub masks_events: bool,
+}
+
+/// What only the vCPU itself changes.
+///
+/// The entry code relies on the order of the first three fields: it pushes registers downwards to the start of
+/// `registers` and finds the CPU's own stack right behind them.
+#[repr(C, align(16))]
+pub struct Context {
+    fault_scratch: [u64; FAULT_SCRATCH_WORDS],
+    /// General registers as the guest last had them.
+    pub registers: CpuUserRegs,
+    /// Top of the hypervisor stack of the CPU that runs this vCPU; written by the scheduler.
+    pub hypervisor_stack: u64,
+    /// The guest is in its kernel (as opposed to its user mode; both are ring 3).
+    pub in_kernel: bool,
+    /// L4 table of the guest's kernel; the vCPU holds a type reference to it.
+    pub kernel_page_table: Option<MachineFrame>,
+    /// L4 table of the guest's user mode, if any; likewise referenced.
+    pub user_page_table: Option<MachineFrame>,
+    /// Stack the guest's kernel is entered on from its user mode: selector and pointer.
+    pub kernel_stack: (u64, u64),
+    /// Entered when events are pending.
+    pub event_callback: Callback,
+    /// Entered when the guest's segments or return frame are bad.
+    pub failsafe_callback: Callback,
+    /// Entered by SYSCALL from the guest's user mode.
+    pub syscall_callback: Callback,
+    /// FS base.
+    pub fs_base: u64,
+    /// GS base in kernel mode.
+    pub gs_base_kernel: u64,
+    /// GS base in user mode.
+    pub gs_base_user: u64,
+    /// Frames of the guest's GDT; each is held as a descriptor table.
+    pub gdt_frames: [Option<MachineFrame>; GUEST_GDT_FRAMES],
+    /// Entries in the guest's GDT.
+    pub gdt_entries: u32,
+    /// Frames of the guest's LDT; each is held as a descriptor table.
+    pub ldt_frames: [Option<MachineFrame>; LDT_FRAMES],
+    /// Entries in the guest's LDT; zero when there is none.
+    pub ldt_entries: u32,
+    /// I/O privilege level the guest's kernel asked for (0 to 3).
+    pub io_privilege_level: u8,
+    /// CR0.TS as the guest set it: its next FPU instruction traps.
+    pub task_switched: bool,
+    /// CR2 as the guest's page-fault handler is to see it.
+    pub fault_address: u64,
+    /// Debug registers 0 to 3, 6 and 7.
+    pub debug_registers: [u64; 8],
+    /// Handlers for exceptions and software interrupts, by vector; in a frame of their own.
+    pub traps: FrameBox<[TrapInfo; 256]>,
+    /// FPU and SSE state while the vCPU is not on a CPU.
+    pub fpu: FpuState,
+}
+
+impl Context {
+    fn new(traps: FrameBox<[TrapInfo; 256]>) -> Self {
+        Self {
+            fault_scratch: [0; FAULT_SCRATCH_WORDS],
+            registers: CpuUserRegs::new_zeroed(),
+            hypervisor_stack: 0,
+            in_kernel: true,
+            kernel_page_table: None,
+            user_page_table: None,
+            kernel_stack: (0, 0),
+            event_callback: Callback::default(),
+            failsafe_callback: Callback::default(),
+            syscall_callback: Callback::default(),
+            fs_base: 0,
+            gs_base_kernel: 0,
+            gs_base_user: 0,
+            gdt_frames: [None; GUEST_GDT_FRAMES],
+            gdt_entries: 0,
+            ldt_frames: [None; LDT_FRAMES],
+            ldt_entries: 0,
+            io_privilege_level: 0,
+            task_switched: false,
+            fault_address: 0,
+            debug_registers: [0; 8],
+            traps,
+            fpu: FpuState::new(),
+        }
+    }
+}
+
+const _: () = {
+    // The CPU pushes its frame at the end of `ss`; it must be 16-byte aligned for RSP0 to be exact.
+    let end_of_frame = core::mem::offset_of!(Context, registers) + core::mem::offset_of!(CpuUserRegs, es);
+    assert!(end_of_frame % 16 == 0);
+};
+
+/// Why a vCPU is not runnable, as bits of [`Vcpu::paused`]; zero means it is.
+pub mod not_runnable {
+    /// Waits for an event (`SCHEDOP_block`).
+    pub const BLOCKED: u32 = 1 << 0;
+    /// Waits for certain ports (`SCHEDOP_poll`).
+    pub const POLLING: u32 = 1 << 1;
+    /// Never brought up, or taken down again (`VCPUOP_down`).
+    pub const OFFLINE: u32 = 1 << 2;
+    /// Its domain is paused by the control domain, under construction, shut down or dying.
+    pub const DOMAIN_PAUSED: u32 = 1 << 3;
+}
+
+/// A virtual CPU.
+#[repr(C)]
+pub struct Vcpu {
+    context: UnsafeCell<Context>,
+    /// Its number in its domain.
+    pub id: VcpuId,
+    domain: AtomicPtr<Domain>,
+    /// Reasons not to run; see [`not_runnable`].
+    pub paused: AtomicU32,
+    /// On a physical CPU right now.
+    pub running: AtomicBool,
+    /// Physical CPU it last ran on.
+    pub processor: AtomicU8,
+    /// The vCPU has been given a context (`XEN_DOMCTL_setvcpucontext` or `VCPUOP_initialise`).
+    pub initialised: AtomicBool,
+    /// It has left every queue for good.
+    pub retired: AtomicBool,
+    /// The guest moved its `vcpu_info` to a frame of its own, which is held.
+    pub own_info: AtomicBool,
+    /// Where its `vcpu_info` lies: machine address; zero before it is known.
+    info_address: AtomicU64,
+    /// What the scheduler keeps for it.
+    pub schedule: VcpuSchedule,
+    /// Its timers.
+    pub timers: VcpuTimers,
+    /// Port each virtual interrupt is bound to; zero when unbound.
+    pub virq_ports: [AtomicU32; NR_VIRQS as usize],
+}
+
+// SAFETY: `context` is reached only through `context_mut`, whose caller proves exclusivity; the rest is atomic.
+unsafe impl Sync for Vcpu {}
+// SAFETY: nothing in a vCPU belongs to a particular CPU's thread of execution.
+unsafe impl Send for Vcpu {}
+
+impl Vcpu {
+    /// A vCPU of `domain` that has no state yet and is offline.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(domain: &Domain, id: VcpuId) -> Result<Self, Errno> {
+        let traps = FrameBox::try_new([TrapInfo::new_zeroed(); 256]).ok_or(Errno::ENOMEM)?;
+        Ok(Self {
+            context: UnsafeCell::new(Context::new(traps)),
+            id,
+            domain: AtomicPtr::new(core::ptr::from_ref(domain).cast_mut()),
+            paused: AtomicU32::new(not_runnable::OFFLINE | not_runnable::DOMAIN_PAUSED),
+            running: AtomicBool::new(false),
+            processor: AtomicU8::new(0),
+            initialised: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            own_info: AtomicBool::new(false),
+            info_address: AtomicU64::new(0),
+            schedule: VcpuSchedule::new(),
+            timers: VcpuTimers::new(),
+            virq_ports: [const { AtomicU32::new(0) }; NR_VIRQS as usize],
+        })
+    }
+
+    /// The domain this vCPU belongs to.
+    #[inline]
+    pub fn domain(&self) -> &Domain {
+        // SAFETY: a domain owns its vCPUs and sets this pointer before anybody can see them.
+        unsafe { &*self.domain.load(Ordering::Relaxed) }
+    }
+
+    /// The context, for the CPU that runs the vCPU or the one party that holds it paused.
+    ///
+    /// # Safety
+    /// No other reference to the context may exist: either the caller is the CPU on which `running` was set, or
+    /// `running` is clear and the caller holds the domain's `control` lock with a reason in `paused` that only
+    /// that lock's holder clears.
+    #[inline]
+    #[expect(clippy::mut_from_ref, reason = "exclusivity is the caller's to prove")]
+    pub unsafe fn context_mut(&self) -> &mut Context {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.context.get() }
+    }
+
+    /// The context of a vCPU that cannot run, for a caller that holds the domain's `control` lock.
+    ///
+    /// # Errors
+    /// `EBUSY` while it is on a CPU or nothing keeps it from getting there.
+    #[expect(clippy::mut_from_ref, reason = "the domain's control lock makes the caller the only one")]
+    pub fn paused_context(&self) -> Result<&mut Context, Errno> {
+        debug_assert!(self.domain().control.is_locked(), "the caller holds the control lock");
+        const KEPT_FROM_RUNNING: u32 = not_runnable::OFFLINE | not_runnable::DOMAIN_PAUSED;
+        let paused = self.paused.load(Ordering::Acquire);
+        if paused & KEPT_FROM_RUNNING == 0 || self.running.load(Ordering::Acquire) {
+            return Err(Errno::EBUSY);
+        }
+        // SAFETY: the vCPU is off its CPU; it gets back only when the reasons are cleared, which takes the control
+        // lock that the caller holds, and any other caller of this function would have to hold it too.
+        Ok(unsafe { self.context_mut() })
+    }
+
+    /// The `vcpu_info` this vCPU shares with its guest, once its place is known.
+    #[inline]
+    pub fn info(&self) -> Option<SharedVcpuInfo> {
+        let address = self.info_address.load(Ordering::Relaxed);
+        (address != 0).then_some(SharedVcpuInfo { address })
+    }
+
+    /// Forgets where the `vcpu_info` lies; returns its frame.
+    pub fn forget_info(&self) -> Option<MachineFrame> {
+        let address = self.info_address.swap(0, Ordering::AcqRel);
+        (address != 0).then_some(MachineFrame(address >> 12))
+    }
+
+    /// Says where the `vcpu_info` lies.
+    pub fn set_info(&self, frame: MachineFrame, offset: usize) {
+        self.info_address.store(frame.physical_address() + offset as u64, Ordering::Relaxed);
+    }
+}
+
+/// A guest's `struct vcpu_info` as atomics: the guest writes it at any time.
+#[derive(Clone, Copy)]
+pub struct SharedVcpuInfo {
+    address: u64,
+}
+
+impl SharedVcpuInfo {
+    fn field<T: direct_map::SharedInteger>(&self, offset: usize) -> &'static T::Atomic {
+        let address = self.address + offset as u64;
+        direct_map::atomic::<T>(MachineFrame(address >> 12), (address & 0xfff) as usize)
+    }
+
+    /// `evtchn_upcall_pending`.
+    #[inline]
+    pub fn upcall_pending(&self) -> &'static AtomicU8 {
+        self.field::<u8>(core::mem::offset_of!(hypercall_abi::xen::VcpuInfo, evtchn_upcall_pending))
+    }
+
+    /// `evtchn_upcall_mask`.
+    #[inline]
+    pub fn upcall_mask(&self) -> &'static AtomicU8 {
+        self.field::<u8>(core::mem::offset_of!(hypercall_abi::xen::VcpuInfo, evtchn_upcall_mask))
+    }
+
+    /// `evtchn_pending_sel`.
+    #[inline]
+    pub fn pending_selector(&self) -> &'static AtomicU64 {
+        self.field::<u64>(core::mem::offset_of!(hypercall_abi::xen::VcpuInfo, evtchn_pending_sel))
+    }
+
+    /// `arch.cr2`.
+    #[inline]
+    pub fn fault_address(&self) -> &'static AtomicU64 {
+        let arch = core::mem::offset_of!(hypercall_abi::xen::VcpuInfo, arch);
+        self.field::<u64>(arch + core::mem::offset_of!(hypercall_abi::xen::ArchVcpuInfo, cr2))
+    }
+
+    /// Machine address of `time`.
+    pub fn time_address(&self) -> u64 {
+        self.address + core::mem::offset_of!(hypercall_abi::xen::VcpuInfo, time) as u64
+    }
+}
+
+impl Caller<'_> {
+    /// True when the caller's vCPU is the one with this number.
+    pub fn is_vcpu(&self, id: VcpuId) -> bool {
+        self.vcpu.id == id
+    }
+}
+
+/// A vCPU as queues hold it: copyable, and valid because a vCPU leaves every queue before its domain goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct VcpuPointer(core::ptr::NonNull<Vcpu>);
+
+// SAFETY: it is a shared reference in all but lifetime.
+unsafe impl Send for VcpuPointer {}
+// SAFETY: as above.
+unsafe impl Sync for VcpuPointer {}
+
+impl VcpuPointer {
+    /// Remembers `vcpu`.
+    #[inline]
+    pub fn new(vcpu: &Vcpu) -> Self {
+        Self(vcpu.into())
+    }
+
+    /// The vCPU.
+    #[inline]
+    pub fn get<'a>(self) -> &'a Vcpu {
+        // SAFETY: `scheduler::retire` takes a vCPU out of every queue before its domain may be dropped.
+        unsafe { self.0.as_ref() }
+    }
+}

@@ -1,0 +1,135 @@
+//! A vCPU's whole state as the ABI lays it out (`vcpu_guest_context`): how it starts, and how it is read back.
+//!
+//! Everything in it is checked before anything is taken over: the page tables must be the domain's own and valid,
+//! the descriptor table's frames likewise, and code can only be entered where a guest may run.
+
+use crate::{
+    descriptor,
+    domain::Domain,
+    guest_access,
+    guest_control::callback_at,
+    hypercall::HypercallError,
+    layout::is_canonical,
+    mmu, scheduler, trap,
+    vcpu::{Context, Vcpu, not_runnable},
+};
+use core::sync::atomic::Ordering;
+use hypercall_abi::{
+    Errno, MachineFrame,
+    arch_x86::{
+        CpuUserRegs, VGCF_FAILSAFE_DISABLES_EVENTS, VGCF_IN_KERNEL, VGCF_ONLINE, VGCF_SYSCALL_DISABLES_EVENTS,
+        VcpuGuestContext, xen_cr3_to_pfn, xen_pfn_to_cr3,
+    },
+};
+
+/// Gives a vCPU that has never run the state at guest address `address`.
+///
+/// # Errors
+/// `EEXIST` when it has a state already, `EFAULT`, and `EINVAL` for a state no vCPU may have.
+pub fn initialise(domain: &Domain, vcpu: &Vcpu, address: u64) -> Result<(), HypercallError> {
+    let state: VcpuGuestContext = guest_access::read(address)?;
+    let _control = domain.control.lock();
+    if vcpu.initialised.load(Ordering::Acquire) {
+        return Err(Errno::EEXIST.into());
+    }
+    // Not initialised means never brought up, so nobody else has its context; the lock keeps others like us out.
+    let context = vcpu.paused_context()?;
+    apply(domain, vcpu, context, &state)
+}
+
+/// Replaces the state of a paused vCPU (`XEN_DOMCTL_setvcpucontext`).
+///
+/// # Errors
+/// `EBUSY` while it may run, and as [`initialise`].
+pub fn set(domain: &Domain, vcpu: &Vcpu, state: &VcpuGuestContext) -> Result<(), HypercallError> {
+    let _control = domain.control.lock();
+    let context = vcpu.paused_context()?;
+    apply(domain, vcpu, context, state)
+}
+
+fn apply(domain: &Domain, vcpu: &Vcpu, context: &mut Context, state: &VcpuGuestContext) -> Result<(), HypercallError> {
+    check(state)?;
+    let event = callback_at(state.event_callback_eip, true)?;
+    let failsafe = callback_at(state.failsafe_callback_eip, state.flags & VGCF_FAILSAFE_DISABLES_EVENTS != 0)?;
+    let syscall = callback_at(state.syscall_callback_eip, state.flags & VGCF_SYSCALL_DISABLES_EVENTS != 0)?;
+    install_tables(domain, context, state)?;
+    context.event_callback = event;
+    context.failsafe_callback = failsafe;
+    context.syscall_callback = syscall;
+    take_registers(context, state);
+    state.trap_ctxt.iter().for_each(|handler| trap::set_handler(context, *handler));
+    domain.vm_assist.store(state.vm_assist, Ordering::Relaxed);
+    vcpu.initialised.store(true, Ordering::Release);
+    if state.flags & VGCF_ONLINE != 0 {
+        scheduler::resume(vcpu, not_runnable::OFFLINE);
+    }
+    Ok(())
+}
+
+fn check(state: &VcpuGuestContext) -> Result<(), Errno> {
+    let bases = [state.fs_base, state.gs_base_kernel, state.gs_base_user];
+    let in_kernel = state.flags & VGCF_IN_KERNEL != 0;
+    if !bases.into_iter().all(is_canonical) || !in_kernel || state.ldt_ents != 0 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// Descriptor table first: the page tables are what makes the vCPU able to run at all.
+fn install_tables(domain: &Domain, context: &mut Context, state: &VcpuGuestContext) -> Result<(), HypercallError> {
+    let entries = u32::try_from(state.gdt_ents).map_err(|_| Errno::EINVAL)?;
+    let frames = state.gdt_frames.map(MachineFrame);
+    let count = (entries as usize).div_ceil(512);
+    descriptor::install_gdt(domain, context, frames.get(..count).ok_or(Errno::EINVAL)?, entries)?;
+    let user = (state.ctrlreg[1] != 0).then(|| MachineFrame(xen_cr3_to_pfn(state.ctrlreg[1])));
+    mmu::install_root(domain, context, MachineFrame(xen_cr3_to_pfn(state.ctrlreg[3])), user)
+}
+
+fn take_registers(context: &mut Context, state: &VcpuGuestContext) {
+    context.registers = CpuUserRegs {
+        rflags: trap::guest_flags(state.user_regs.rflags),
+        cs: state.user_regs.cs | 3,
+        ss: state.user_regs.ss | 3,
+        _pad0: 0,
+        saved_upcall_mask: 0,
+        _pad1: [0; 3],
+        error_code: 0,
+        entry_vector: 0,
+        ..state.user_regs
+    };
+    context.in_kernel = true;
+    context.kernel_stack = (state.kernel_ss & 0xffff | 3, state.kernel_sp);
+    context.fs_base = state.fs_base;
+    context.gs_base_kernel = state.gs_base_kernel;
+    context.gs_base_user = state.gs_base_user;
+    context.fpu.set_legacy(&state.fpu_ctxt);
+}
+
+/// The state of a paused vCPU (`XEN_DOMCTL_getvcpucontext`).
+///
+/// # Errors
+/// `EBUSY` while it may run.
+pub fn get(domain: &Domain, vcpu: &Vcpu) -> Result<VcpuGuestContext, Errno> {
+    let _control = domain.control.lock();
+    let context = &*vcpu.paused_context()?;
+    let mut state: VcpuGuestContext = zerocopy::FromZeros::new_zeroed();
+    state.user_regs = context.registers;
+    state.flags = if context.in_kernel { VGCF_IN_KERNEL } else { 0 };
+    if vcpu.paused.load(Ordering::Relaxed) & not_runnable::OFFLINE == 0 {
+        state.flags |= VGCF_ONLINE;
+    }
+    state.trap_ctxt = *context.traps;
+    state.ctrlreg[3] = context.kernel_page_table.map_or(0, |frame| xen_pfn_to_cr3(frame.0));
+    state.ctrlreg[1] = context.user_page_table.map_or(0, |frame| xen_pfn_to_cr3(frame.0));
+    (state.kernel_ss, state.kernel_sp) = context.kernel_stack;
+    state.event_callback_eip = context.event_callback.address;
+    state.failsafe_callback_eip = context.failsafe_callback.address;
+    state.syscall_callback_eip = context.syscall_callback.address;
+    (state.fs_base, state.gs_base_kernel, state.gs_base_user) =
+        (context.fs_base, context.gs_base_kernel, context.gs_base_user);
+    state.gdt_ents = u64::from(context.gdt_entries);
+    for (slot, frame) in state.gdt_frames.iter_mut().zip(&context.gdt_frames) {
+        *slot = frame.map_or(0, |frame| frame.0);
+    }
+    Ok(state)
+}
