@@ -31,6 +31,8 @@ mod update;
 mod walk;
 
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 pub(crate) mod test_guest;
 #[cfg(test)]
 mod tests;

@@ -138,19 +138,25 @@ struct Count {
     typed: u64,
 }
 
+/// [`audit_with`] uses of roots alone.
+pub fn audit(roots: &[MachineFrame]) {
+    audit_with(roots, &[], &[]);
+}
+
 /// Counts every use of every frame from the tables themselves and compares with the state words: no frame may be
-/// used that does not say so, or say so without being used. `held` are uses as a root that a vCPU has. That no frame is
-/// mapped writable and a table at once follows from each typed use agreeing with the type, which is checked too.
-pub fn audit(held: &[MachineFrame]) {
+/// used that does not say so, or say so without being used. `roots` are uses that vCPUs have, `read` and `written`
+/// uses that the test itself has. That no frame is mapped writable and a table at once follows from each typed use
+/// agreeing with the type, which is checked too.
+pub fn audit_with(roots: &[MachineFrame], read: &[MachineFrame], written: &[MachineFrame]) {
     let mut counts = vec![Count::default(); direct_map::frame_count() as usize];
     let frames: Vec<_> = (0..direct_map::frame_count()).map(MachineFrame).collect();
     for &frame in &frames {
         count_own_uses(frame, &mut counts);
         count_entries(frame, &mut counts);
     }
-    for root in held {
-        use_as(*root, FrameType::L4, &mut counts);
-    }
+    roots.iter().for_each(|frame| use_as(*frame, FrameType::L4, &mut counts));
+    written.iter().for_each(|frame| use_as(*frame, FrameType::Writable, &mut counts));
+    read.iter().for_each(|frame| counts[frame.0 as usize].references += 1);
     for frame in frames.into_iter().filter(|frame| frame::owner(*frame).is_some()) {
         let state = info(frame).unwrap().state();
         let said = Count { references: state.references(), typed: state.typed() };
