@@ -1,0 +1,25 @@
+//! Disks: the front half of a vbd, as futures that read, write and flush.
+//!
+//! ```text
+//!   any number of tasks                 the disk's own task               back end
+//!   Disk::read, write, flush ── Request ──▶ BlockQueue ── parts, batched ──▶
+//!            ▲                                  │        ◀── answers ──────
+//!            └───────────── Outcome ────────────┘
+//! ```
+//!
+//! A request takes its memory along and gets it back with the outcome, so nothing is copied and a caller may go
+//! away at any time. Requests that are not answered survive the back end: they are asked of the next one.
+
+mod disk;
+mod driver;
+mod operation;
+mod queue;
+mod request;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use disk::{Disk, DiskInfo};
+pub use driver::VbdDriver;
+pub use queue::{BlockCounters, BlockQueue, FlushBy, Limits};
+pub use request::{Action, BlockError, Completion, Geometry, Outcome, Request, Sector};
