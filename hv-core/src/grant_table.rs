@@ -26,6 +26,8 @@ mod shared;
 mod table;
 mod unmap;
 
+#[cfg(test)]
+mod tests;
 
 pub use hypercall::grant_table_op;
 pub use table::frame_for_index;
