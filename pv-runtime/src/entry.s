@@ -157,6 +157,36 @@ trap_common:
     add rsp, 16                 # vector and error code
     or byte ptr [rsp + 8], 3
     iretq
+
+# ---- Calling a function that may fault -----------------------------------------------------------------------
+#
+# catch_call(rdi: function, rsi: its argument, rdx: where to keep the stack pointer) returns 0. On a fault,
+# the trap handler goes on at catch_landing with that stack pointer and something else in rax.
+
+.global catch_call
+catch_call:
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rdx], rsp
+    sub rsp, 8                  # the callee's stack must be aligned
+    mov rax, rdi
+    mov rdi, rsi
+    call rax
+    add rsp, 8
+    xor eax, eax
+.global catch_landing
+catch_landing:
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    ret
 .popsection
 
 .pushsection .rodata.trap_entries, "a", @progbits

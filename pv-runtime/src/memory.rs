@@ -20,7 +20,7 @@ use hypercall_abi::MachineFrame;
 
 pub(crate) use area::AddressRange;
 pub use frames::{Contiguity, PageCount};
-pub use mapping::{Mapping, Protection, map_device_memory, map_machine_frames};
+pub use mapping::{Mapping, Protection, map_device_memory, map_machine_frames, page_table_entry_address};
 pub use page::{BuilderPage, Page, PageRun};
 pub use shared::SharedMemory;
 #[cfg(target_os = "none")]
@@ -58,7 +58,7 @@ mod startup {
         // SAFETY: the caller's promise.
         let window = unsafe { window::build(info, image)? };
         frames::init(&window);
-        area::init(window.mappings_table);
+        area::init(frames::mappings_table().ok_or(Errno::ENOMEM)?);
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! Exceptions, and the entry points that the hypervisor calls.
 //!
 //! A kernel without user programs has no use for exceptions: each of them is an error. It is reported with
-//! the registers, and the domain ends. The assembly in `entry.s` makes a [`TrapFrame`] of each.
+//! the registers, and the domain ends. Only tests that provoke faults on purpose survive them, by [`catch`].
+//! The assembly in `entry.s` makes a [`TrapFrame`] of each.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -113,9 +114,74 @@ impl fmt::Display for TrapFrame {
     }
 }
 
-/// Called by `entry.s` for every exception.
+/// An exception that was caught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The exception's number: 14 for a page fault, 13 for a general protection fault.
+    pub vector: u64,
+    /// Its error code, or zero.
+    pub error_code: u64,
+}
+
 #[cfg(target_os = "none")]
-pub(crate) extern "C" fn trap(frame: &mut TrapFrame) {
-    crate::console::print_in_distress(format_args!("\n*** {frame}\n"));
-    crate::power::shutdown(crate::power::Shutdown::Crash);
+pub use catch::catch;
+#[cfg(target_os = "none")]
+pub(crate) use catch::trap;
+
+#[cfg(target_os = "none")]
+mod catch {
+    #![expect(unsafe_code, reason = "leaves a function in its middle")]
+
+    use core::cell::Cell;
+    use core::sync::atomic::{AtomicU64, Ordering};
+
+    use super::{Fault, TrapFrame};
+    use crate::kernel_local;
+    use crate::power::{self, Shutdown};
+
+    /// The stack pointer to go on with after a fault; zero if faults are not to be caught.
+    static LANDING_STACK: AtomicU64 = AtomicU64::new(0);
+
+    kernel_local! {
+        static CAUGHT: Cell<Option<Fault>> = Cell::new(None);
+    }
+
+    unsafe extern "C" {
+        fn catch_call(
+            function: unsafe extern "C" fn(u64),
+            argument: u64,
+            landing_stack: *const AtomicU64,
+        ) -> u64;
+        static catch_landing: u8;
+    }
+
+    /// Calls a function and returns the exception that it raised, if it did. For tests of the hypervisor.
+    ///
+    /// # Errors
+    ///
+    /// The exception; the function was left where it happened.
+    ///
+    /// # Safety
+    ///
+    /// The function must be sound to call with the argument, apart from faults, and sound to leave in its
+    /// middle: it must own nothing that has to be dropped. It must not call this function.
+    pub unsafe fn catch(function: unsafe extern "C" fn(u64), argument: u64) -> Result<(), Fault> {
+        CAUGHT.with(|caught| caught.set(None));
+        // SAFETY: the assembly calls the function as promised by the caller, and returns here either way.
+        unsafe { catch_call(function, argument, &raw const LANDING_STACK) };
+        LANDING_STACK.store(0, Ordering::Relaxed);
+        CAUGHT.with(Cell::take).map_or(Ok(()), Err)
+    }
+
+    /// Called by `entry.s` for every exception.
+    pub(crate) extern "C" fn trap(frame: &mut TrapFrame) {
+        let landing_stack = LANDING_STACK.swap(0, Ordering::Relaxed);
+        if landing_stack == 0 {
+            crate::console::print_in_distress(format_args!("\n*** {frame}\n"));
+            power::shutdown(Shutdown::Crash);
+        }
+        CAUGHT.with(|caught| caught.set(Some(Fault { vector: frame.vector, error_code: frame.error_code })));
+        frame.rip = (&raw const catch_landing) as u64;
+        frame.rsp = landing_stack;
+    }
 }

@@ -3,9 +3,10 @@
 //! A task is in the queue at most once: its handle carries a flag that is set when it is queued and cleared
 //! just before it is polled, so a wake-up that arrives during the poll queues it again and none is lost.
 
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::task::Wake;
+use alloc::vec::Vec;
+use core::mem;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Mutex;
@@ -14,23 +15,22 @@ use spin::Mutex;
 ///
 /// `Waker` must be `Sync`, hence the lock; with one thread it is never contended.
 #[derive(Default)]
-pub(super) struct ReadyQueue(Mutex<VecDeque<Arc<TaskHandle>>>);
+pub(super) struct ReadyQueue(Mutex<Vec<Arc<TaskHandle>>>);
 
 impl ReadyQueue {
-    /// How many tasks wait to be polled.
-    pub(super) fn len(&self) -> usize {
-        self.0.lock().len()
+    /// Whether no task waits to be polled.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
     }
 
-    /// The task that has waited longest; its flag is cleared, so it can be queued anew.
-    pub(super) fn pop(&self) -> Option<Arc<TaskHandle>> {
-        let handle = self.0.lock().pop_front()?;
-        handle.queued.store(false, Ordering::Relaxed);
-        Some(handle)
+    /// Exchanges the waiting tasks for an empty list, so that both lists keep their memory.
+    pub(super) fn take(&self, list: &mut Vec<Arc<TaskHandle>>) {
+        debug_assert!(list.is_empty());
+        mem::swap(&mut *self.0.lock(), list);
     }
 
     fn push(&self, handle: Arc<TaskHandle>) {
-        self.0.lock().push_back(handle);
+        self.0.lock().push(handle);
     }
 }
 
@@ -44,6 +44,11 @@ pub(super) struct TaskHandle {
 }
 
 impl TaskHandle {
+    /// Lets the task be queued again. To be called just before it is polled.
+    pub(super) fn leave_queue(&self) {
+        self.queued.store(false, Ordering::Relaxed);
+    }
+
     /// A handle for the task at `index`, not queued.
     pub(super) fn new(index: usize, ready: Arc<ReadyQueue>) -> Arc<Self> {
         Arc::new(Self { index, queued: AtomicBool::new(false), ready })

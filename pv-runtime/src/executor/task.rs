@@ -19,9 +19,22 @@ type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 /// A task in the table.
 struct Slot {
     handle: Arc<TaskHandle>,
-    waker: Waker,
     /// Absent while the task is being polled.
     future: Option<LocalFuture>,
+}
+
+/// A task's place in the table, and the address of its handle: the place may go to another task, whose handle
+/// is elsewhere as long as anybody holds this one's.
+#[derive(Clone, Copy)]
+struct Identity {
+    index: usize,
+    handle: *const TaskHandle,
+}
+
+impl Identity {
+    fn of(handle: &Arc<TaskHandle>) -> Self {
+        Self { index: handle.index, handle: Arc::as_ptr(handle) }
+    }
 }
 
 /// All tasks, at indexes that are used again.
@@ -38,21 +51,21 @@ impl Table {
             self.slots.len() - 1
         });
         let handle = TaskHandle::new(index, Arc::clone(ready));
-        let waker = Waker::from(Arc::clone(&handle));
-        self.slots[index] = Some(Slot { handle: Arc::clone(&handle), waker, future: Some(future) });
+        self.slots[index] = Some(Slot { handle: Arc::clone(&handle), future: Some(future) });
         handle
     }
 
     /// The slot of this very task, if it has not ended.
-    fn slot(&mut self, handle: &Arc<TaskHandle>) -> Option<&mut Slot> {
-        self.slots.get_mut(handle.index)?.as_mut().filter(|slot| Arc::ptr_eq(&slot.handle, handle))
+    fn slot(&mut self, task: Identity) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(task.index)?.as_mut()?;
+        (Arc::as_ptr(&slot.handle) == task.handle).then_some(slot)
     }
 
     /// Takes the task out of the table. The caller drops it, once the table is no longer borrowed.
-    fn remove(&mut self, handle: &Arc<TaskHandle>) -> Option<Slot> {
-        self.slot(handle)?;
-        self.free.push(handle.index);
-        self.slots[handle.index].take()
+    fn remove(&mut self, task: Identity) -> Option<Slot> {
+        self.slot(task)?;
+        self.free.push(task.index);
+        self.slots[task.index].take()
     }
 }
 
@@ -61,6 +74,8 @@ impl Table {
 pub(super) struct Executor {
     table: RefCell<Table>,
     ready: Arc<ReadyQueue>,
+    /// The tasks that this turn polls; empty between turns.
+    turn: RefCell<Vec<Arc<TaskHandle>>>,
     polls: Cell<u64>,
 }
 
@@ -80,31 +95,32 @@ impl Executor {
         handle
     }
 
-    fn cancel(&self, handle: &Arc<TaskHandle>) {
-        let removed = self.table.borrow_mut().remove(handle);
+    fn cancel(&self, task: Identity) {
+        let removed = self.table.borrow_mut().remove(task);
         drop(removed);
     }
 
-    fn is_alive(&self, handle: &Arc<TaskHandle>) -> bool {
-        self.table.borrow_mut().slot(handle).is_some()
+    fn is_alive(&self, task: Identity) -> bool {
+        self.table.borrow_mut().slot(task).is_some()
     }
 
     /// Polls one task. The table is not borrowed meanwhile, for tasks spawn and cancel tasks.
-    fn poll_task(&self, handle: &Arc<TaskHandle>) {
-        let taken = self.table.borrow_mut().slot(handle).and_then(|slot| {
-            let future = slot.future.take()?;
-            Some((future, slot.waker.clone()))
-        });
-        let Some((mut future, waker)) = taken else { return };
+    fn poll_task(&self, handle: Arc<TaskHandle>) {
+        let task = Identity::of(&handle);
+        handle.leave_queue();
+        let taken = self.table.borrow_mut().slot(task).and_then(|slot| slot.future.take());
+        let Some(mut future) = taken else { return };
         self.polls.set(self.polls.get() + 1);
+        // The waker keeps the handle, and so the task's identity, until the end of this function.
+        let waker = Waker::from(handle);
         let outcome = future.as_mut().poll(&mut Context::from_waker(&waker));
         if outcome.is_ready() {
             drop(future);
-            self.cancel(handle);
+            self.cancel(task);
             return;
         }
         let mut unwanted = Some(future);
-        if let Some(slot) = self.table.borrow_mut().slot(handle) {
+        if let Some(slot) = self.table.borrow_mut().slot(task) {
             slot.future = unwanted.take();
         }
         // A task cancelled during its own poll is dropped here, with the table free.
@@ -114,14 +130,14 @@ impl Executor {
     /// Polls every task that is ready now, then looks for events and expired timers, which may make more
     /// tasks ready. Returns whether any are.
     pub(super) fn turn(&self) -> bool {
-        for _ in 0..self.ready.len() {
-            if let Some(handle) = self.ready.pop() {
-                self.poll_task(&handle);
-            }
+        let mut turn = self.turn.borrow_mut();
+        self.ready.take(&mut turn);
+        for handle in turn.drain(..) {
+            self.poll_task(handle);
         }
         platform::dispatch_events();
         timer::wake_expired();
-        self.ready.len() != 0
+        !self.ready.is_empty()
     }
 }
 
@@ -189,12 +205,12 @@ pub struct JoinHandle<T> {
 impl<T> JoinHandle<T> {
     /// Ends the task where it stands; what it owns is dropped.
     pub fn cancel(self) {
-        with_executor(|executor| executor.cancel(&self.handle));
+        with_executor(|executor| executor.cancel(Identity::of(&self.handle)));
     }
 
     /// Whether the task has ended.
     pub fn is_finished(&self) -> bool {
-        !with_executor(|executor| executor.is_alive(&self.handle))
+        !with_executor(|executor| executor.is_alive(Identity::of(&self.handle)))
     }
 
     /// The task's output, if it has ended and nobody took the output yet.

@@ -61,6 +61,11 @@ impl Area {
     }
 }
 
+/// The first-level table under an address of the area, if there is one.
+pub(super) fn table_of(address: u64) -> Option<MachineFrame> {
+    AREA.with(|cell| cell.borrow().as_ref()?.first_level[table_index(address, 2)])
+}
+
 /// A range of addresses that is nobody else's.
 #[derive(Debug)]
 pub(crate) struct AddressRange {
@@ -104,12 +109,6 @@ impl AddressRange {
     pub(crate) fn addresses(&self) -> impl Iterator<Item = u64> + use<> {
         let all: Range<u64> = self.address(0)..self.address(self.pages);
         all.step_by(PAGE_SIZE)
-    }
-
-    /// The machine address of the entry that maps an address of the range.
-    pub(crate) fn entry_address(&self, address: u64) -> Option<u64> {
-        let table = AREA.with(|cell| cell.borrow().as_ref()?.first_level[table_index(address, 2)])?;
-        Some(entry_address(table, table_index(address, 1)))
     }
 
     /// Keeps the addresses from ever being given out again.

@@ -40,7 +40,7 @@ mod domain {
 
     use hypercall_abi::{MachineFrame, PAGE_SHIFT, PAGE_SIZE, PseudoPhysicalFrame};
 
-    use super::super::layout::{WINDOW, frame_at, window_address};
+    use super::super::layout::{WINDOW, WindowTables, frame_at, window_address};
     use super::super::page_runs::{PageRuns, words_for};
     use super::super::window::Window;
     use super::{Contiguity, PageCount};
@@ -52,6 +52,10 @@ mod domain {
     }
 
     kernel_local! {
+        static TABLES: Cell<Option<WindowTables>> = Cell::new(None);
+    }
+
+    kernel_local! {
         static FREE: RefCell<Option<PageRuns<&'static mut [u64]>>> = RefCell::new(None);
     }
 
@@ -59,6 +63,7 @@ mod domain {
     pub(in super::super) fn init(window: &Window) {
         let frames = window.machine_frames;
         MACHINE_FRAMES.with(|cell| cell.set(frames));
+        TABLES.with(|cell| cell.set(Some(window.tables)));
         let [before, after] = window.free.clone();
         let bitmap_pages = (words_for(frames.len()) * 8).div_ceil(PAGE_SIZE) as u64;
         let bitmap = window_address(PseudoPhysicalFrame(after.start)) as *mut u64;
@@ -104,9 +109,24 @@ mod domain {
     /// The machine frame behind an address of the image or of the domain's own pages.
     #[inline]
     pub(in super::super) fn machine_frame_of(address: usize) -> Option<MachineFrame> {
-        let frame = frame_at(address as u64)?;
+        machine_frame(frame_at(address as u64)?)
+    }
+
+    #[inline]
+    fn machine_frame(frame: PseudoPhysicalFrame) -> Option<MachineFrame> {
         let machine = *MACHINE_FRAMES.with(Cell::get).get(frame.0 as usize)?;
         (machine != u64::MAX).then_some(MachineFrame(machine))
+    }
+
+    /// The second-level table of the mappings.
+    pub(in super::super) fn mappings_table() -> Option<MachineFrame> {
+        machine_frame(TABLES.with(Cell::get)?.mappings_second_level())
+    }
+
+    /// The first-level table `index` of the window.
+    pub(in super::super) fn window_table(index: usize) -> Option<MachineFrame> {
+        let tables = TABLES.with(Cell::get).filter(|tables| index < tables.first_levels)?;
+        machine_frame(tables.first_level(index))
     }
 
     /// Where the domain's own page with this machine frame is: a search through all of them.
@@ -153,6 +173,10 @@ mod host {
 
     pub(in super::super) fn find(machine: MachineFrame) -> Option<NonNull<u8>> {
         NonNull::new((machine.0 << PAGE_SHIFT) as *mut u8)
+    }
+
+    pub(in super::super) fn window_table(_: usize) -> Option<MachineFrame> {
+        None
     }
 
     pub(in super::super) fn count() -> PageCount {

@@ -22,6 +22,9 @@ pub(super) const MAPPINGS: u64 = WINDOW + ((WINDOW_PAGES as u64) << PAGE_SHIFT);
 /// How many pages can be mapped there at once: 1 GiB, what one second-level table covers.
 pub(super) const MAPPINGS_PAGES: usize = ENTRIES * ENTRIES;
 
+/// One past the last of those addresses.
+pub(super) const MAPPINGS_END: u64 = MAPPINGS + ((MAPPINGS_PAGES as u64) << PAGE_SHIFT);
+
 /// Entries in a page table.
 pub(super) const ENTRIES: usize = 512;
 
@@ -69,6 +72,11 @@ pub(super) const fn entry_frame(entry: u64) -> Option<MachineFrame> {
 /// The index into a table of `level` (1 to 4) for a virtual address.
 pub(super) const fn table_index(virtual_address: u64, level: u32) -> usize {
     (virtual_address >> (PAGE_SHIFT + 9 * (level - 1))) as usize % ENTRIES
+}
+
+/// The table that maps an address of the window, counted from the first.
+pub(super) const fn window_table_index(virtual_address: u64) -> usize {
+    (virtual_address - WINDOW) as usize / (ENTRIES * PAGE_SIZE)
 }
 
 /// The machine address of an entry in a table.

@@ -8,11 +8,23 @@ use core::sync::atomic::AtomicU32;
 
 use hypercall_abi::{DomainId, Errno, MachineFrame, PAGE_SIZE};
 
-use super::area::AddressRange;
+use super::area::{self, AddressRange};
+use super::frames;
 use super::layout::*;
 use super::shared::SharedMemory;
 use super::updates::UpdateBatch;
 use crate::hypercall;
+
+/// The machine address of the page-table entry for an address of the window or of a mapping: what
+/// `mmu_update` takes. The entry itself is the hypervisor's to change.
+pub fn page_table_entry_address(virtual_address: u64) -> Option<u64> {
+    let table = match virtual_address {
+        WINDOW..MAPPINGS => frames::window_table(window_table_index(virtual_address))?,
+        MAPPINGS..MAPPINGS_END => area::table_of(virtual_address)?,
+        _ => return None,
+    };
+    Some(entry_address(table, table_index(virtual_address, 1)))
+}
 
 /// How mapped frames may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +68,7 @@ pub fn map_machine_frames(
         Mapping { range: AddressRange::new(frames.len())?, writable: protection != Protection::ReadOnly };
     let mut updates = UpdateBatch::new(owner);
     for (address, frame) in mapping.range.addresses().zip(frames) {
-        let place = mapping.range.entry_address(address).ok_or(Errno::ENOMEM)?;
+        let place = page_table_entry_address(address).ok_or(Errno::ENOENT)?;
         // SAFETY: the range maps nothing yet and is reached only through `mapping`.
         unsafe { updates.push(place, entry(*frame, protection.bits()))? };
     }
@@ -132,7 +144,7 @@ impl Mapping {
     fn unmap(&self) -> Result<(), Errno> {
         let mut updates = UpdateBatch::new(DomainId::SELF);
         for address in self.range.addresses() {
-            let place = self.range.entry_address(address).ok_or(Errno::ENOENT)?;
+            let place = page_table_entry_address(address).ok_or(Errno::ENOENT)?;
             // SAFETY: only `self`, which is going away, is used to reach the frames.
             unsafe { updates.push(place, 0)? };
         }

@@ -61,8 +61,8 @@ pub(super) struct Window {
     pub(super) machine_frames: &'static [u64],
     /// The frames that nothing uses: before the image, and after the last page table.
     pub(super) free: [Range<u64>; 2],
-    /// The second-level table for mappings.
-    pub(super) mappings_table: MachineFrame,
+    /// The page tables of the window and the second-level table of the mappings.
+    pub(super) tables: WindowTables,
 }
 
 /// Builds the window. On an error start-up cannot go on.
@@ -101,7 +101,7 @@ pub(super) unsafe fn build(info: &StartInfo, image: &Image) -> Result<Window, Er
     Ok(Window {
         machine_frames,
         free: [0..image.frames().start, builder.tables.end().0..info.nr_pages],
-        mappings_table: builder.machine(builder.tables.mappings_second_level()),
+        tables: builder.tables,
     })
 }
 
