@@ -75,6 +75,9 @@ fn fill(frames: Range<u64>, state: FrameState) {
 
 /// Frees `range` except what is in `used`: up to the first used frame, and then what lies behind it.
 fn free_unused(range: Range<u64>, used: &[Range<u64>]) {
+    if range.is_empty() {
+        return;
+    }
     let overlaps = |taken: &&Range<u64>| taken.start < range.end && range.start < taken.end;
     match used.iter().filter(overlaps).min_by_key(|taken| taken.start) {
         None => machine().allocator.adopt(range),
@@ -319,4 +322,22 @@ pub fn unshare(domain: &domain::Domain, frame: MachineFrame) {
         state.with_pin(false).without_writable()?.without_reference()
     };
     drop_reference(frame, unpin);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::TestMachine;
+
+    #[test]
+    fn memory_that_is_in_use_to_its_last_frame_is_not_freed() {
+        let _machine = TestMachine::new(0x400);
+        // The first range ends inside what is used; used ranges touch, and an unused entry is empty.
+        set_up(&[0..0x9f, 0x100..0x400], &[0..0, 0..0x100, 0x100..0x180, 0x3ff..0x400]);
+        let ledger = recount();
+        assert_eq!(ledger.free, 0x3ff - 0x180);
+        assert!(is_io(MachineFrame(0x9f)), "the hole between the ranges");
+        assert!(!is_io(MachineFrame(0)), "firmware's memory");
+        assert_eq!(owner(MachineFrame(0)), None);
+    }
 }

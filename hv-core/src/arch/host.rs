@@ -156,9 +156,22 @@ pub mod clock {
     pub fn set_timer(_deadline: u64) {}
 }
 
-/// No TLB: translations are looked up afresh each time.
+/// No TLB: translations are looked up afresh each time. What would be flushed is counted.
 pub mod tlb {
     use super::Domain;
+    use hypercall_abi::DomainId;
+    use std::{
+        boxed::Box,
+        cell::{Cell, RefCell},
+        thread_local,
+    };
+
+    type Observer = Box<dyn FnMut(DomainId)>;
+
+    thread_local! {
+        static DOMAIN_FLUSHES: Cell<u64> = const { Cell::new(0) };
+        static OBSERVER: RefCell<Option<Observer>> = const { RefCell::new(None) };
+    }
 
     /// Nothing to forget.
     pub fn flush_local() {}
@@ -166,8 +179,25 @@ pub mod tlb {
     /// Nothing to forget.
     pub fn flush_page_local(_address: u64) {}
 
-    /// Nothing to forget.
-    pub fn flush_domain(_domain: &Domain) {}
+    /// Counted for [`domain_flushes`], and told to the observer.
+    pub fn flush_domain(domain: &Domain) {
+        DOMAIN_FLUSHES.set(DOMAIN_FLUSHES.get() + 1);
+        OBSERVER.with_borrow_mut(|observer| {
+            if let Some(observer) = observer {
+                observer(domain.id);
+            }
+        });
+    }
+
+    /// Has `observer` told of each [`flush_domain`] on this thread from now on.
+    pub fn observe(observer: impl FnMut(DomainId) + 'static) {
+        OBSERVER.set(Some(Box::new(observer)));
+    }
+
+    /// Calls of [`flush_domain`] on this thread.
+    pub fn domain_flushes() -> u64 {
+        DOMAIN_FLUSHES.get()
+    }
 }
 
 /// Guest memory, through the page tables loaded last.

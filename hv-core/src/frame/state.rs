@@ -246,9 +246,10 @@ impl FrameState {
     }
 
     /// From no type to `frame_type`, nothing of it checked yet. The reference is that of the unfinished work,
-    /// and becomes the first user's.
+    /// and becomes the first user's. Only a frame that its owner possesses can become a table: one that lingers
+    /// is on its way out, and nobody would look for a pin there.
     pub const fn begun_as(self, frame_type: FrameType) -> Option<Self> {
-        if self.0 & TYPE != 0 {
+        if self.0 & TYPE != 0 || !self.is_allocated() {
             return None;
         }
         match self.with_reference() {
@@ -304,6 +305,13 @@ mod tests {
         assert_eq!(table.finished().with_writable(), None);
         assert!(table.finished().with_use_as(FrameType::L1).is_some());
         assert_eq!(table.finished().with_use_as(FrameType::L2), None);
+    }
+
+    #[test]
+    fn a_frame_that_lingers_becomes_no_table() {
+        let lingering = OWNED.with_reference().and_then(FrameState::without_possession).unwrap();
+        assert_eq!(lingering.begun_as(FrameType::L1), None);
+        assert!(lingering.with_writable().is_some());
     }
 
     #[test]

@@ -319,6 +319,19 @@ fn a_mapped_frame_that_is_given_up_is_freed_with_its_last_mapping() {
 }
 
 #[test]
+fn a_frame_that_was_given_up_cannot_be_pinned() {
+    let _machine = TestMachine::new(FRAMES);
+    let guest = TestGuest::new(1);
+    let (branch, page) = (guest.pinned_branch(), guest.frame());
+    guest.update(branch.l1, 0, Entry::new(page, RO)).unwrap();
+    frame::give_up(&guest.domain, page).unwrap();
+    assert_eq!(guest.pin(page, 1), BUSY);
+    let domain = guest.domain.clone();
+    guest.destroy(1000);
+    assert_eq!(frame::release_some(&domain, 1000), Progress::Done);
+}
+
+#[test]
 fn counts_overflow_into_an_error() {
     let _machine = TestMachine::new(FRAMES);
     let guest = TestGuest::new(1);

@@ -53,10 +53,12 @@ pub fn failed() -> ! {
     cpu::halt_for_ever()
 }
 
+/// Ends QEMU, if there is a debug exit device.
 fn exit(status: u32) {
     let exit_port = DEBUG_EXIT.load(Ordering::Relaxed);
     if exit_port != 0 {
         port::write(exit_port, 4, status);
+        cpu::halt_for_ever();
     }
 }
 

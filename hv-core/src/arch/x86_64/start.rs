@@ -12,14 +12,14 @@ use super::{
     power, serial, switch,
 };
 use crate::{
-    boot_info::{self, BootInfo, MOST_RANGES, PhysicalMemory, USABLE},
+    boot_info::{self, BootInfo, MOST_MODULES, MOST_RANGES, PhysicalMemory, USABLE},
     command_line::{CommandLine, Options},
     console, direct_map,
     dom0_builder::{self, Parts},
     firmware::{self, Firmware},
     frame, frame_allocator,
     io_rights::Resource,
-    layout::{DIRECT_MAP_BASE, PAGE_SIZE},
+    layout::{DIRECT_MAP_BASE, PAGE_SHIFT, PAGE_SIZE},
     machine::machine,
     memory_op, page_table,
 };
@@ -28,7 +28,7 @@ use hypercall_abi::{MachineFrame, memory::E820Entry};
 
 /// What the boot code maps.
 const BOOT_MAPPED: u64 = 4 << 30;
-/// Memory below this is firmware's and the BIOS's; it is left alone.
+/// Memory below this belongs to firmware; the hypervisor keeps it and hands it to nobody.
 const LOW_MEMORY: u64 = 1 << 20;
 
 /// Machine memory that the boot code has mapped, as bytes.
@@ -70,11 +70,11 @@ pub extern "C" fn start(magic: u32, information: u32) -> ! {
     switch::run()
 }
 
-/// Usable memory, in whole pages, above the lowest megabyte, sorted.
+/// Usable memory, in whole pages, sorted.
 fn usable_ranges(info: &BootInfo, ranges: &mut [Range<u64>; MOST_RANGES]) -> usize {
     let mut count = 0;
     for range in info.ranges().iter().filter(|range| range.kind == USABLE) {
-        let start = range.addresses.start.max(LOW_MEMORY).next_multiple_of(PAGE_SIZE);
+        let start = range.addresses.start.next_multiple_of(PAGE_SIZE);
         let end = range.addresses.end & !(PAGE_SIZE - 1);
         if start < end {
             ranges[count] = start..end;
@@ -85,24 +85,13 @@ fn usable_ranges(info: &BootInfo, ranges: &mut [Range<u64>; MOST_RANGES]) -> usi
     count
 }
 
-/// The end of everything the boot loader put in memory below 4 GiB: the frame table and the page tables go behind it.
-fn first_free(info: &BootInfo) -> u64 {
-    let modules = info.modules().iter().map(|module| module.end);
-    modules.chain([paging::image_range().end]).max().unwrap_or(0).next_multiple_of(PAGE_SIZE)
-}
-
 fn set_up_memory(info: &BootInfo) {
     let mut ranges = [const { 0..0 }; MOST_RANGES];
     let count = usable_ranges(info, &mut ranges);
     let ranges = &ranges[..count];
     let Some(last) = ranges.last() else { panic!("the boot loader names no usable memory") };
     direct_map::set_frame_count(last.end / PAGE_SIZE);
-    let free = first_free(info);
-    let home = ranges.iter().filter(|range| range.start < BOOT_MAPPED);
-    let home = home.map(|range| range.start.max(free)..range.end.min(BOOT_MAPPED)).max_by_key(|range| {
-        range.end.saturating_sub(range.start)
-    });
-    let Some(home) = home else { panic!("there is no memory below 4 GiB") };
+    let Some(home) = largest_gap(ranges, &used_ranges(info)) else { panic!("there is no memory below 4 GiB") };
     let mut frames = EarlyFrames::new(home.clone());
     paging::set_up(ranges, &mut frames);
     let stacks = core::array::from_fn(|_| frames.take());
@@ -125,15 +114,31 @@ fn hand_over(info: &BootInfo, ranges: &[Range<u64>], early: Range<u64>) {
     for (slot, range) in ram.iter_mut().zip(ranges) {
         *slot = to_frames(range);
     }
-    let mut used = [const { 0..0 }; 2 + boot_info::MOST_MODULES];
-    used[0] = to_frames(&paging::image_range());
-    used[1] = to_frames(&early);
-    for (slot, module) in used[2..].iter_mut().zip(info.modules()) {
-        *slot = to_frames(module);
-    }
-    let count = 2 + info.modules().len();
-    used[..count].sort_unstable_by_key(|range| range.start);
-    frame::set_up(&ram[..ranges.len()], &used[..count]);
+    let mut used = used_ranges(info);
+    used[0] = early;
+    used.sort_unstable_by_key(|range| range.start);
+    frame::set_up(&ram[..ranges.len()], &used.map(|range| to_frames(&range)));
+}
+
+/// What must not be touched: firmware's memory, the image and the modules; the first entry is free for one more.
+fn used_ranges(info: &BootInfo) -> [Range<u64>; 3 + MOST_MODULES] {
+    let mut used = [const { 0..0 }; 3 + MOST_MODULES];
+    used[1] = 0..LOW_MEMORY;
+    used[2] = paging::image_range();
+    used[3..].iter_mut().zip(info.modules()).for_each(|(slot, module)| *slot = module.clone());
+    used.sort_unstable_by_key(|range| range.start);
+    used
+}
+
+/// The largest piece of memory that the boot code has mapped and that overlaps nothing in use (`used` is sorted).
+fn largest_gap(ranges: &[Range<u64>], used: &[Range<u64>]) -> Option<Range<u64>> {
+    let mapped = ranges.iter().map(|range| range.start..range.end.min(BOOT_MAPPED));
+    let gaps = mapped.flat_map(|range| {
+        let starts = core::iter::once(0).chain(used.iter().map(|used| used.end));
+        let ends = used.iter().map(|used| used.start).chain([u64::MAX]);
+        starts.zip(ends).map(move |(start, end)| start.max(range.start)..end.min(range.end))
+    });
+    gaps.filter(|gap| gap.start < gap.end).max_by_key(|gap| gap.end - gap.start)
 }
 
 /// CR4: what the hypervisor relies on, and SMEP and SMAP where there are.
@@ -193,6 +198,7 @@ fn reserve(io_apic_address: u64) {
     let reserved = [
         memory(local_apic::ADDRESS),
         memory(io_apic_address),
+        (Resource::Memory, 1 << (physical_address_bits() - PAGE_SHIFT)..=u64::MAX),
         ports(0x20, 0x21),   // legacy interrupt controllers
         ports(0xa0, 0xa1),
         ports(0x40, 0x43),   // timer
@@ -204,6 +210,13 @@ fn reserve(io_apic_address: u64) {
             panic!("there is no room to reserve what the hypervisor drives");
         }
     }
+}
+
+/// Bits of a machine address: an entry with more would fault as malformed.
+fn physical_address_bits() -> u32 {
+    const SMALLEST: u32 = 36;
+    const SIZES: u32 = 0x8000_0008;
+    if cpuid(0x8000_0000, 0)[0] < SIZES { SMALLEST } else { (cpuid(SIZES, 0)[0] & 0xff).clamp(SMALLEST, 52) }
 }
 
 /// The two legacy interrupt controllers are moved off the exceptions' vectors and silenced.
