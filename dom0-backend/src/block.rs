@@ -10,15 +10,23 @@
 //! No byte of data passes through here. A guest's pages are pinned by a device-only map of its grants, and the
 //! disk's own controller reads and writes them.
 
+mod counters;
+mod data_path;
 mod device;
 #[cfg(test)]
 pub(crate) mod fake;
 mod range;
+mod request;
 mod transfer;
+mod vbd;
 
+pub use counters::BlockCounters;
+pub use data_path::{CopyPath, DataPath, DirectPath};
 pub use device::{
     BlockDevice, Completions, Geometry, IoError, Operation, Outcome, RoomList, SECTOR_SIZE, Segment,
     SubmitError, Ticket, check,
 };
 pub use range::DiskRange;
+pub use request::{Rejection, Rules};
 pub use transfer::transfer;
+pub use vbd::{INDIRECT_SEGMENTS_MAX, Round, Vbd};
