@@ -24,6 +24,8 @@ extern crate std;
 mod build;
 mod image;
 mod layout;
+#[cfg(test)]
+mod tests;
 
 pub use build::{DomainMemory, Entry, StartInfoFields, build};
 pub use image::{Image, ImageError, Segment};
