@@ -75,7 +75,8 @@ pub struct TableSession<'a> {
 }
 
 impl<'a> TableSession<'a> {
-    /// Locks the tables of `domain` for about `budget` entries' worth of work, and finishes what was left undone.
+    /// Locks the tables of `domain` for about `budget` entries' worth of work (at least one for each level, or
+    /// nothing ever ends), and finishes what was left undone.
     ///
     /// # Errors
     /// `Restart` when the budget does not suffice for that.
