@@ -131,6 +131,10 @@ impl Domain {
         }
         let vcpu = FrameBox::try_new(Vcpu::new(self, id)?).ok_or(Errno::ENOMEM)?;
         vcpu.set_info(self.shared_info, id.0 as usize * size_of::<VcpuInfo>());
+        if let Some(info) = vcpu.info() {
+            // A kernel's first instructions have no handler to be interrupted by.
+            info.upcall_mask().store(1, Ordering::Relaxed);
+        }
         let vcpu = slot.call_once(|| vcpu);
         self.vcpu_count.fetch_add(1, Ordering::Release);
         Ok(vcpu)

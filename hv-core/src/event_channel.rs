@@ -75,7 +75,8 @@ struct Channel {
     vcpu: AtomicU8,
 }
 
-const _: () = assert!(PAGE_SIZE as usize % size_of::<Channel>() == 0 && PORTS.is_multiple_of(BUCKET));
+const _: () =
+    assert!((PAGE_SIZE as usize).is_multiple_of(size_of::<Channel>()) && PORTS.is_multiple_of(BUCKET));
 
 impl Channel {
     const fn free() -> Self {

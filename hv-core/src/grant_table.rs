@@ -1,8 +1,8 @@
 //! Grant tables: how a domain lets another one at a page of its memory.
 //!
 //! A domain has two halves of this. What it *grants* lies in frames it shares with the hypervisor, an array of
-//! entries it writes itself ([`shared`]); beside each entry in use the hypervisor keeps an *active* entry of its
-//! own ([`active`]). What it has *mapped* of others is in its maptrack ([`maptrack`]), by handle.
+//! entries it writes itself (`shared`); beside each entry in use the hypervisor keeps an *active* entry of its
+//! own (`active`). What it has *mapped* of others is in its maptrack (`maptrack`), by handle.
 //!
 //! The idea to hold: a shared entry is a claim, read once, at the moment a grant is first used. From then until
 //! the last use ends the active entry says which frame and which domain, and holds the references that keep the

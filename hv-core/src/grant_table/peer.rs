@@ -13,7 +13,7 @@ pub(super) struct Peer {
 impl Peer {
     /// The living domain of this number. A dying one grants nothing any more.
     pub fn find(&mut self, id: DomainId) -> Result<&DomainRef, Refusal> {
-        if !self.last.as_ref().is_some_and(|last| last.id == id) {
+        if self.last.as_ref().is_none_or(|last| last.id != id) {
             self.last = domain::find(id);
         }
         self.last.as_ref().filter(|found| !found.is_dying()).ok_or(Refusal(GNTST_BAD_DOMAIN))

@@ -53,6 +53,9 @@ pub enum InterruptStack {
     NonMaskable = 2,
     /// Machine check.
     MachineCheck = 3,
+    /// Debug exception: a guest that single-steps over a stack switch into SYSCALL gets it delivered on the
+    /// hypervisor's first instruction, while the stack pointer is still the guest's.
+    Debug = 4,
 }
 
 /// What a CPU's descriptor tables need in memory.
@@ -64,18 +67,19 @@ struct Tables {
 
 static mut BOOT_TABLES: Option<Tables> = None;
 
-/// Frames that the boot CPU's tables and special stacks need, in order: the GDT page, three interrupt stacks, and
+/// Frames that the boot CPU's tables and special stacks need, in order: the GDT page, four interrupt stacks, and
 /// the empty page that stands for GDT pages a guest has not set.
-pub const FRAMES_NEEDED: usize = 5;
+pub const FRAMES_NEEDED: usize = 6;
 
 /// Gives this CPU its descriptor tables. `frames` are [`FRAMES_NEEDED`] zeroed frames that it keeps.
 pub fn set_up(frames: [MachineFrame; FRAMES_NEEDED]) {
-    let [gdt_page, double_fault, non_maskable, machine_check, zero] = frames;
+    let [gdt_page, double_fault, non_maskable, machine_check, debug, zero] = frames;
     let mut tss = TaskStateSegment::new();
     for (stack, frame) in [
         (InterruptStack::DoubleFault, double_fault),
         (InterruptStack::NonMaskable, non_maskable),
         (InterruptStack::MachineCheck, machine_check),
+        (InterruptStack::Debug, debug),
     ] {
         tss.ist[stack as usize - 1] = direct_map::pointer(frame) as u64 + PAGE_SIZE;
     }

@@ -92,6 +92,8 @@ vector_stubs:
     mov dword ptr [rsp + 4], vector
     .if vector == 2 || vector == 8 || vector == 18
     jmp enter_on_special_stack
+    .elseif vector == 1
+    jmp enter_debug
     .else
     jmp enter
     .endif
@@ -133,6 +135,29 @@ return_failed:                      # the frame lies over the running vCPU's own
     mov rsp, [rsi + {stack}]
     call {failed_return}
     jmp leave_to_guest
+
+enter_debug:                        # on a stack of its own: see `InterruptStack::Debug`
+    test byte ptr [rsp + {cs} - {error_code}], 3
+    jz debug_in_hypervisor
+    push rax
+    push rcx
+    mov rcx, rsp
+    mov rax, [rip + SYSCALL_FRAME_END]
+    .set word, 7
+    .rept 6                         # ss down to the error code, to where RSP0 would have put them
+    mov rsp, [rcx + 8 * word]
+    mov [rax - 8 * (8 - word)], rsp
+    .set word, word - 1
+    .endr
+    lea rsp, [rax - 48]
+    mov rax, [rcx + 8]
+    mov rcx, [rcx]
+    jmp enter
+
+debug_in_hypervisor:                # a guest's single step carried over into SYSCALL: it ends here
+    and qword ptr [rsp + {rflags} - {error_code}], ~0x100
+    add rsp, 8
+    iretq
 
 enter_on_special_stack:
     save_registers
@@ -178,6 +203,8 @@ syscall_entry:
 "#,
     cs = const offset_of!(CpuUserRegs, cs),
     rip = const offset_of!(CpuUserRegs, rip),
+    rflags = const offset_of!(CpuUserRegs, rflags),
+    error_code = const offset_of!(CpuUserRegs, error_code),
     rsp = const offset_of!(CpuUserRegs, rsp),
     failed_return = sym super::switch::failed_return,
     stack = const STACK_OFFSET,
@@ -227,6 +254,7 @@ pub fn interrupt_descriptor_table() -> *const u8 {
 fn gate(vector: u64) -> [u64; 2] {
     let address = &raw const vector_stubs as u64 + vector * STUB_SIZE;
     let stack = match vector {
+        1 => InterruptStack::Debug as u64,
         8 => InterruptStack::DoubleFault as u64,
         2 => InterruptStack::NonMaskable as u64,
         18 => InterruptStack::MachineCheck as u64,

@@ -19,6 +19,15 @@ pub fn set_guarded() {
     GUARDED.store(true, Ordering::Relaxed);
 }
 
+/// A guest was interrupted: it may have switched supervisor access on for itself (EFLAGS.AC), which must not hold here.
+#[inline]
+pub fn guard() {
+    if GUARDED.load(Ordering::Relaxed) {
+        // SAFETY: SMAP exists.
+        unsafe { asm!("clac", options(nostack)) };
+    }
+}
+
 /// Copies from the guest.
 ///
 /// # Errors

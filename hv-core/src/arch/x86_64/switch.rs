@@ -52,6 +52,7 @@ unsafe fn caller<'a>(vcpu: &'a Vcpu) -> Caller<'a> {
 
 /// An exception or interrupt struck in a guest.
 pub extern "C" fn guest_trap(registers: &mut CpuUserRegs) -> *mut CpuUserRegs {
+    guest_memory::guard();
     let vector = registers.entry_vector as u8;
     let error_code = registers.error_code;
     let cpu = this_cpu();
@@ -107,6 +108,7 @@ fn handle_interrupt(cpu: &Cpu, vector: u8) {
 
 /// The `iretq` to the running guest faulted: the guest is told, or crashes.
 pub extern "C" fn failed_return(fault: &CpuUserRegs, registers: *mut CpuUserRegs) -> *mut CpuUserRegs {
+    guest_memory::guard();
     // The general registers were popped before the fault, so the fault's own frame has them; it lies over theirs.
     let popped = *fault;
     let cpu = this_cpu();
