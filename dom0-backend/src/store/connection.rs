@@ -48,6 +48,8 @@ pub(super) struct Connection {
     pub listed: bool,
     /// Why nothing more is taken or sent, if so.
     pub broken: Option<FramingError>,
+    /// How often that has happened.
+    pub breaks: u64,
     assembler: Assembler,
     outbox: Outbox,
 }
@@ -60,6 +62,7 @@ impl Connection {
             last_transaction: 0,
             listed: false,
             broken: None,
+            breaks: 0,
             assembler: Assembler::default(),
             outbox: Outbox::default(),
         }
@@ -90,7 +93,7 @@ impl Connection {
     /// Queues a watch event: that `path` changed, or, if too many events wait already or this one does not fit
     /// a message, that something at or below `watched` did.
     pub fn send_event(&mut self, path: &str, watched: &str, token: &[u8], limits: &Limits) {
-        let exact = if self.outbox.events.len() < limits.events { Some(path) } else { None };
+        let exact = if self.outbox.event_bytes < limits.event_bytes { Some(path) } else { None };
         let payload = exact.and_then(|path| wire::event_payload(path, token));
         if let Some(payload) = payload.or_else(|| wire::event_payload(watched, token)) {
             self.outbox.push_event(&payload);
@@ -109,8 +112,7 @@ impl Connection {
 
     /// Takes the message at the front whole, if it is an event and not sent in part.
     pub fn take_event(&mut self) -> Option<Rc<[u8]>> {
-        let first = self.outbox.messages.front()?;
-        if self.outbox.sent == 0 && is_event(first) { self.outbox.pop() } else { None }
+        self.outbox.take_event()
     }
 }
 
@@ -155,60 +157,197 @@ fn take(to: &mut Vec<u8>, length: usize, from: &[u8]) -> usize {
 /// Messages that wait to be sent.
 #[derive(Default)]
 struct Outbox {
-    messages: VecDeque<Rc<[u8]>>,
+    messages: VecDeque<Outgoing>,
     /// How many bytes of the first message are sent.
     sent: usize,
     /// How many of the messages are replies.
     replies: usize,
     /// Those that are events, except a first one that is sent in part.
     events: BTreeSet<Rc<[u8]>>,
+    /// Bytes in [`Self::events`].
+    event_bytes: usize,
+}
+
+/// A whole message.
+enum Outgoing {
+    Reply(Vec<u8>),
+    Event(Rc<[u8]>),
+}
+
+impl Outgoing {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Reply(bytes) => bytes,
+            Self::Event(bytes) => bytes,
+        }
+    }
 }
 
 impl Outbox {
     fn push_reply(&mut self, reply: Vec<u8>) {
-        self.messages.push_back(reply.into());
+        self.messages.push_back(Outgoing::Reply(reply));
         self.replies += 1;
     }
 
     fn push_event(&mut self, payload: &[u8]) {
         let event: Rc<[u8]> = wire::encode(XS_WATCH_EVENT, 0, 0, payload).into();
         if self.events.insert(event.clone()) {
-            self.messages.push_back(event);
+            self.event_bytes += event.len();
+            self.messages.push_back(Outgoing::Event(event));
         }
     }
 
     fn front(&self) -> &[u8] {
-        self.messages.front().and_then(|message| message.get(self.sent..)).unwrap_or_default()
+        self.messages.front().and_then(|message| message.bytes().get(self.sent..)).unwrap_or_default()
     }
 
     fn advance(&mut self, bytes: usize) {
-        let left = self.front().len();
-        if bytes >= left {
-            self.pop();
+        if bytes == 0 {
             return;
         }
-        self.sent += bytes;
         // From its first byte on, a message is the client's: a later change needs an event of its own.
-        if self.sent > 0
-            && let Some(message) = self.messages.front()
-        {
-            self.events.remove(message);
+        self.let_go_of_event();
+        if bytes < self.front().len() {
+            self.sent += bytes;
+        } else if let Some(Outgoing::Reply(_)) = self.pop() {
+            self.replies -= 1;
         }
     }
 
-    fn pop(&mut self) -> Option<Rc<[u8]>> {
-        let message = self.messages.pop_front()?;
-        if !is_event(&message) {
-            self.replies -= 1;
-        } else if self.sent == 0 {
-            self.events.remove(&message);
-        }
+    fn take_event(&mut self) -> Option<Rc<[u8]>> {
+        let Some(Outgoing::Event(event)) = self.messages.front().filter(|_| self.sent == 0) else {
+            return None;
+        };
+        let event = event.clone();
+        self.let_go_of_event();
+        self.pop();
+        Some(event)
+    }
+
+    fn pop(&mut self) -> Option<Outgoing> {
         self.sent = 0;
-        Some(message)
+        self.messages.pop_front()
+    }
+
+    /// If the message at the front is an event of which nothing is sent yet, lets the same be queued again.
+    fn let_go_of_event(&mut self) {
+        if self.sent == 0
+            && let Some(Outgoing::Event(event)) = self.messages.front()
+            && self.events.remove(event)
+        {
+            self.event_bytes -= event.len();
+        }
     }
 }
 
-/// Whether a whole message is a watch event.
-fn is_event(message: &[u8]) -> bool {
-    message.starts_with(&XS_WATCH_EVENT.to_le_bytes())
+#[cfg(test)]
+mod tests {
+    use hypercall_abi::io::xs_wire::XS_READ;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn connection() -> Connection {
+        Connection::new(Peer::Ring(DomainId(1)))
+    }
+
+    /// The paths and tokens of the events that wait, taking them out.
+    fn events(connection: &mut Connection) -> Vec<String> {
+        let take = || connection.take_event();
+        let text = |event: Rc<[u8]>| String::from_utf8_lossy(&event[HEADER_LENGTH..]).into_owned();
+        std::iter::from_fn(take).map(text).collect()
+    }
+
+    proptest! {
+        /// However a stream is cut, the same messages come out.
+        #[test]
+        fn messages_are_put_together_from_pieces(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..8),
+            cuts in prop::collection::vec(1usize..40, 1..50),
+        ) {
+            let stream: Vec<_> =
+                payloads.iter().flat_map(|payload| wire::encode(XS_READ, 1, 0, payload)).collect();
+            let (mut connection, mut received, mut rest) = (connection(), vec![], &stream[..]);
+            let mut cuts = cuts.iter().cycle();
+            while !rest.is_empty() {
+                let piece = &rest[..rest.len().min(*cuts.next().unwrap())];
+                let (taken, message) = connection.assemble(piece).unwrap();
+                prop_assert!(taken > 0);
+                received.extend(message.map(|message| message.payload));
+                rest = &rest[taken..];
+            }
+            prop_assert_eq!(received, payloads);
+        }
+    }
+
+    #[test]
+    fn a_message_ends_where_the_next_begins() {
+        let two = [wire::encode(XS_READ, 1, 0, b""), wire::encode(XS_READ, 2, 0, b"x")].concat();
+        let (taken, message) = connection().assemble(&two).unwrap();
+        assert_eq!((taken, message.unwrap().header.req_id), (HEADER_LENGTH, 1));
+    }
+
+    #[test]
+    fn output_can_be_sent_in_pieces() {
+        let mut connection = connection();
+        connection.send_reply(b"abc".to_vec());
+        connection.send_reply(b"de".to_vec());
+        connection.sent(2);
+        assert_eq!(connection.output(), b"c");
+        connection.sent(1);
+        assert_eq!(connection.output(), b"de");
+        connection.sent(2);
+        assert_eq!(connection.output(), b"");
+        connection.sent(0);
+    }
+
+    #[test]
+    fn replies_that_wait_hold_back_requests() {
+        let (mut connection, limits) = (connection(), Limits { replies: 2, ..Limits::default() });
+        connection.send_reply(b"a".to_vec());
+        assert!(connection.accepts_requests(&limits));
+        connection.send_reply(b"b".to_vec());
+        assert!(!connection.accepts_requests(&limits));
+        connection.sent(1);
+        assert!(connection.accepts_requests(&limits));
+    }
+
+    #[test]
+    fn an_event_that_waits_is_not_queued_again() {
+        let (mut connection, limits) = (connection(), Limits::default());
+        for path in ["/a", "/a", "/b", "/a"] {
+            connection.send_event(path, "/", b"t", &limits);
+        }
+        assert_eq!(events(&mut connection), ["/a\0t\0", "/b\0t\0"]);
+        connection.send_event("/a", "/", b"t", &limits);
+        assert_eq!(events(&mut connection), ["/a\0t\0"]);
+    }
+
+    #[test]
+    fn an_event_on_its_way_does_not_stand_for_a_later_one() {
+        let (mut connection, limits) = (connection(), Limits::default());
+        connection.send_event("/a", "/", b"t", &limits);
+        connection.sent(3);
+        connection.send_event("/a", "/", b"t", &limits);
+        connection.sent(connection.output().len());
+        connection.send_event("/a", "/", b"t", &limits);
+        assert_eq!(events(&mut connection), ["/a\0t\0"]);
+    }
+
+    #[test]
+    fn too_many_events_become_one_for_each_watch() {
+        let (mut connection, limits) = (connection(), Limits { event_bytes: 46, ..Limits::default() });
+        for path in ["/a/1", "/a/2", "/a/3", "/a/4"] {
+            connection.send_event(path, "/a", b"t", &limits);
+            connection.send_event(path, "/", b"u", &limits);
+        }
+        assert_eq!(events(&mut connection), ["/a/1\0t\0", "/a/1\0u\0", "/a\0t\0", "/\0u\0"]);
+    }
+
+    #[test]
+    fn an_event_too_long_for_a_message_names_the_watch() {
+        let (mut connection, limits) = (connection(), Limits::default());
+        connection.send_event(&"a".repeat(3000), "/w", &[b't'; 2000], &limits);
+        assert!(events(&mut connection)[0].starts_with("/w\0t"));
+    }
 }

@@ -103,7 +103,7 @@ impl Server {
             ("transaction-nodes", limits.transaction_nodes),
             ("memory", limits.memory),
             ("outstanding", limits.replies),
-            ("events", limits.events),
+            ("event-bytes", limits.event_bytes),
         ]
         .map(|(name, limit)| format!("{name:<18}{limit:>9}\n"))
         .concat()

@@ -255,3 +255,118 @@ fn rotate(link: &mut Link, turn: Turn) {
     new.update_height();
     *link = Some(risen);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use hypercall_abi::DomainId;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::permission::Permissions;
+    use crate::store::tree::Generation;
+
+    /// A node that can be told from others by its value.
+    fn node(value: u8) -> Node {
+        Node::new(Rc::from([value]), Permissions::private(DomainId::ZERO), Generation::default())
+    }
+
+    fn contents(directory: &Directory) -> Vec<(String, u8)> {
+        directory.iter().map(|(name, node)| (name.to_owned(), node.value()[0])).collect()
+    }
+
+    /// Checks order, balance and heights; the height.
+    fn check(link: &Link) -> u8 {
+        let Some(entry) = link else { return 0 };
+        let (before, after) = (check(&entry.before), check(&entry.after));
+        assert!(before.abs_diff(after) <= 1, "{before} and {after} below {}", entry.name);
+        assert!(entry.before.as_ref().is_none_or(|before| before.name < entry.name));
+        assert!(entry.after.as_ref().is_none_or(|after| after.name > entry.name));
+        assert_eq!(entry.height, 1 + before.max(after));
+        entry.height
+    }
+
+    #[derive(Clone, Debug)]
+    enum Action {
+        Insert(u8, u8),
+        Remove(u8),
+        Change(u8, u8),
+        Snapshot,
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        prop_oneof![
+            6 => any::<(u8, u8)>().prop_map(|(key, value)| Action::Insert(key, value)),
+            4 => any::<u8>().prop_map(Action::Remove),
+            2 => any::<(u8, u8)>().prop_map(|(key, value)| Action::Change(key, value)),
+            1 => Just(Action::Snapshot),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is done, a directory has what a plain map has, and every snapshot what it had then.
+        #[test]
+        fn it_is_a_map_that_remembers(actions in prop::collection::vec(action(), 0..400)) {
+            let (mut directory, mut model) = (Directory::default(), BTreeMap::new());
+            let mut snapshots = vec![];
+            for action in actions {
+                match action {
+                    Action::Insert(key, value) => {
+                        directory.insert(&key.to_string(), node(value));
+                        model.insert(key.to_string(), value);
+                    }
+                    Action::Remove(key) => {
+                        let removed = directory.remove(&key.to_string()).map(|node| node.value()[0]);
+                        prop_assert_eq!(removed, model.remove(&key.to_string()));
+                    }
+                    Action::Change(key, value) => {
+                        let there = directory.get_mut(&key.to_string()).map(|old| *old = node(value));
+                        prop_assert_eq!(there.is_some(), model.contains_key(&key.to_string()));
+                        model.entry(key.to_string()).and_modify(|old| *old = value);
+                    }
+                    Action::Snapshot => snapshots.push((directory.clone(), model.clone())),
+                }
+                check(&directory.root);
+            }
+            snapshots.push((directory, model));
+            for (directory, model) in snapshots {
+                prop_assert_eq!(contents(&directory), model.clone().into_iter().collect::<Vec<_>>());
+                for key in 0..=u8::MAX {
+                    let name = key.to_string();
+                    let found = directory.get(&name).map(|node| node.value()[0]);
+                    prop_assert_eq!(found, model.get(&name).copied());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_copies_the_way_and_shares_the_rest() {
+        let mut directory = Directory::default();
+        for number in 0..1000 {
+            directory.insert(&format!("{number:03}"), node(0));
+        }
+        let original = directory.clone();
+        directory.insert("500x", node(1));
+        let shared = |link: &Link| link.as_ref().map_or(0, Rc::strong_count);
+        let entry = directory.root.as_ref().unwrap();
+        // Only one side of the new root was copied.
+        assert_eq!(
+            [shared(&entry.before), shared(&entry.after)].iter().filter(|count| **count == 2).count(),
+            1
+        );
+        assert_eq!(original.get("500x").map(|node| node.value()[0]), None);
+    }
+
+    #[test]
+    fn a_very_deep_tree_is_dropped_without_a_deep_stack() {
+        let mut bottom = node(0);
+        for _ in 0..200_000 {
+            let mut above = node(0);
+            above.children.insert("x", bottom);
+            bottom = above;
+        }
+        drop(bottom);
+    }
+}

@@ -120,6 +120,6 @@ impl Server {
             let permissions = node.permissions().clone();
             self.database.announce(Notice::changed(&path, &permissions, &permissions));
         }
-        self.deliver_events();
+        self.settle();
     }
 }

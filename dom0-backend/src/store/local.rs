@@ -108,7 +108,7 @@ impl Server {
     pub fn nodes<R>(&mut self, work: impl FnOnce(&mut Nodes<'_>) -> R) -> R {
         let session = Session { caller: Caller::DOM0, limits: &self.limits };
         let result = work(&mut Nodes { workspace: &mut self.database, session });
-        self.deliver_events();
+        self.settle();
         result
     }
 
@@ -131,7 +131,7 @@ impl Server {
                 Err(error)
             }
         };
-        self.deliver_events();
+        self.settle();
         result
     }
 

@@ -59,9 +59,11 @@ pub struct Limits {
     pub memory: usize,
     /// Replies that wait for a domain to take them. With that many waiting, no request is taken.
     pub replies: usize,
-    /// Watch events that wait. With that many waiting, an event names the watch and not the changed node, and
-    /// at most one such event waits for each watch.
-    pub events: usize,
+    /// Bytes of watch events that wait. With that many waiting, an event names the watched path and not the
+    /// changed one, and at most one such event waits for each watch.
+    pub event_bytes: usize,
+    /// How many changes the store may go through before an open transaction is moved up to it.
+    pub lag: u64,
 }
 
 impl Default for Limits {
@@ -78,7 +80,8 @@ impl Default for Limits {
             transaction_nodes: 1024,
             memory: 2_621_440,
             replies: 20,
-            events: 256,
+            event_bytes: 65_536,
+            lag: 4096,
         }
     }
 }

@@ -142,9 +142,8 @@ impl Server {
     pub fn handle(&mut self, id: ConnectionId, request: &Request<'_>) -> Result<(), ConnectionError> {
         let caller = self.clients.caller(id).ok_or(ConnectionError::Gone)?;
         let result = self.perform(id, caller, request);
-        self.deliver_events();
+        self.settle();
         self.reply(id, request, result);
-        self.transactions.refresh(&mut self.database);
         Ok(())
     }
 
@@ -213,8 +212,14 @@ impl Server {
         }
     }
 
+    /// What follows every change: those who watch are told, and transactions do not fall too far behind.
+    pub(super) fn settle(&mut self) {
+        self.deliver_events();
+        self.transactions.refresh(&mut self.database, self.limits.lag);
+    }
+
     /// Turns the notices of changes into watch events for those who may know.
-    pub(super) fn deliver_events(&mut self) {
+    fn deliver_events(&mut self) {
         for notice in self.database.take_notices() {
             for (watched, id, group) in self.watches.concerned(&notice) {
                 let Some(caller) = self.clients.caller(id) else { continue };
@@ -232,10 +237,14 @@ impl Server {
     }
 
     fn break_off(&mut self, id: ConnectionId, error: FramingError) -> ConnectionError {
-        log::warn!("store: connection {} sent what is no message: {error:?}", id.0);
         self.reset(id);
         if let Some(connection) = self.clients.get_mut(id) {
             connection.broken = Some(error);
+            connection.breaks += 1;
+            let (peer, breaks) = (connection.peer, connection.breaks);
+            if breaks.is_power_of_two() {
+                log::warn!("store: {peer:?} sent what is no message: {error:?} ({breaks} times so far)");
+            }
         }
         ConnectionError::Broken(error)
     }

@@ -16,9 +16,11 @@
 //! give the very same results, so its changes are replayed on the database. Changes elsewhere do not matter.
 //!
 //! A base keeps old nodes alive. So that a transaction that is never ended cannot keep every node that ever
-//! was, the base moves up when the database has gone [`WINDOW`] changes beyond it: the end is tried without
-//! telling anybody, and its outcome becomes the new copy. If the try fails so will the end, which is
-//! remembered.
+//! was, the base moves up when the database has gone a number of changes beyond it ([`Limits::lag`]): the end
+//! is tried without telling anybody, and its outcome becomes the new copy. If the try fails so will the end,
+//! which is remembered.
+//!
+//! [`Limits::lag`]: super::quota::Limits::lag
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
@@ -36,9 +38,6 @@ use super::path::Path;
 use super::permission::Permissions;
 use super::quota::{Delta, Quota, Usage};
 use super::tree::{Generation, Location, Tree};
-
-/// How many changes of the database the base of a transaction may be behind.
-const WINDOW: u64 = 4096;
 
 /// What remembering one path costs beside its text, in bytes.
 const ACCESS_OVERHEAD: usize = 64;
@@ -327,11 +326,11 @@ impl Transactions {
         }
     }
 
-    /// Moves the oldest base up if it is too far behind. One at a time is enough, as the next will have its
-    /// turn with the next request.
-    pub fn refresh(&mut self, database: &mut Database) {
+    /// Moves the oldest base up if it is more than `lag` changes behind. One at a time is enough, as the next
+    /// will have its turn with the next request.
+    pub fn refresh(&mut self, database: &mut Database, lag: u64) {
         let Some(&(taken, key)) = self.by_age.first() else { return };
-        if database.changes() - taken <= WINDOW {
+        if database.changes() - taken <= lag {
             return;
         }
         self.by_age.remove(&(taken, key));

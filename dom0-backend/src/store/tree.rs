@@ -29,9 +29,6 @@ pub const RELEASE_DOMAIN: &str = "@releaseDomain";
 pub struct Generation(u64);
 
 impl Generation {
-    /// The generation of the nodes that a fresh tree has.
-    pub const FIRST: Self = Self(0);
-
     /// Moves on to the next generation and returns it. 2⁶⁴ of them do not run out.
     pub fn advance(&mut self) -> Self {
         self.0 = self.0.wrapping_add(1);
@@ -57,7 +54,7 @@ pub struct Node {
 }
 
 impl Node {
-    fn new(value: Rc<[u8]>, permissions: Permissions, generation: Generation) -> Self {
+    pub(super) fn new(value: Rc<[u8]>, permissions: Permissions, generation: Generation) -> Self {
         let children = Directory::default();
         Self { value, permissions, generation, children_generation: generation, children }
     }
@@ -112,7 +109,7 @@ pub enum Location<'a> {
 impl Tree {
     /// A tree with nothing but the root and the two special nodes, all dom0's own.
     pub fn new() -> Self {
-        let node = || Node::new(Rc::from([]), Permissions::private(DomainId::ZERO), Generation::FIRST);
+        let node = || Node::new(Rc::from([]), Permissions::private(DomainId::ZERO), Generation::default());
         let mut special = Directory::default();
         special.insert(INTRODUCE_DOMAIN, node());
         special.insert(RELEASE_DOMAIN, node());
@@ -232,5 +229,83 @@ impl Tree {
 impl Default for Tree {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::path::Special;
+
+    fn path(text: &str) -> Path {
+        Path::resolve(text.as_bytes(), DomainId::ZERO, Special::Allowed).unwrap()
+    }
+
+    /// A tree and the generation that its latest change had.
+    fn tree_of(paths: &[&str]) -> (Tree, Generation) {
+        let (mut tree, mut now) = (Tree::new(), Generation::default());
+        for text in paths {
+            tree.create(&path(text), Rc::from([]), Permissions::private(DomainId::ZERO), now.advance());
+        }
+        (tree, now)
+    }
+
+    #[test]
+    fn a_fresh_tree_has_the_root_and_the_special_nodes() {
+        let paths: Vec<_> =
+            Tree::new().nodes().into_iter().map(|(path, _)| path.as_str().to_owned()).collect();
+        assert_eq!(paths, ["/", INTRODUCE_DOMAIN, RELEASE_DOMAIN]);
+        assert!(Tree::new().get(&path("@other")).is_none());
+    }
+
+    #[test]
+    fn locating_tells_how_far_one_gets() {
+        let (tree, _) = tree_of(&["/a", "/a/b"]);
+        assert!(matches!(tree.locate(&path("/a/b")), Location::Found(_)));
+        let missing = |text: &str| match tree.locate(&path(text)) {
+            Location::Missing { nearest, missing } => (nearest.generation().number(), missing),
+            Location::Found(_) => panic!("{text} is there"),
+        };
+        assert_eq!(missing("/a/b/c/d"), (2, 2));
+        assert_eq!(missing("/a/x"), (1, 1));
+        assert_eq!(missing("/x"), (0, 1));
+        assert_eq!(missing("@x"), (0, 1));
+        assert_eq!(missing("@releaseDomain/5"), (0, 1));
+    }
+
+    #[test]
+    fn the_list_of_children_has_a_generation_of_its_own() {
+        let (mut tree, mut now) = tree_of(&["/a", "/a/b"]);
+        let (a, b) = (path("/a"), path("/a/b"));
+        let generations = |tree: &Tree| {
+            let node = tree.get(&a).unwrap();
+            (node.generation().number(), node.children_generation().number())
+        };
+        assert_eq!(generations(&tree), (1, 2));
+        tree.set_value(&b, Rc::from([1]), now.advance());
+        assert_eq!(generations(&tree), (1, 2));
+        tree.set_value(&a, Rc::from([1]), now.advance());
+        assert_eq!(generations(&tree), (4, 2));
+        tree.remove(&b, now.advance());
+        assert_eq!(generations(&tree), (4, 5));
+    }
+
+    #[test]
+    fn a_clone_stays_as_it_was() {
+        let (mut tree, mut now) = tree_of(&["/a", "/a/b"]);
+        let snapshot = tree.clone();
+        tree.remove(&path("/a"), now.advance());
+        tree.set_permissions(&path("@releaseDomain"), Permissions::private(DomainId(5)), now.advance());
+        assert!(tree.get(&path("/a")).is_none());
+        assert!(snapshot.get(&path("/a/b")).is_some());
+        assert_eq!(snapshot.get(&path("@releaseDomain")).unwrap().permissions().owner(), DomainId::ZERO);
+    }
+
+    #[test]
+    fn a_subtree_names_parents_first() {
+        let (tree, _) = tree_of(&["/a", "/a/b", "/a/b/c", "/a/d", "/e"]);
+        let paths: Vec<_> = tree.subtree(&path("/a")).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(paths, ["/a", "/a/b", "/a/d", "/a/b/c"].map(path));
+        assert!(tree.subtree(&path("/x")).is_empty());
     }
 }

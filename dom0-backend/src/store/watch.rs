@@ -120,3 +120,66 @@ impl Watches {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hypercall_abi::DomainId;
+
+    use super::*;
+    use crate::store::path::Special;
+    use crate::store::permission::Permissions;
+
+    const ONE: ConnectionId = ConnectionId(1);
+    const TWO: ConnectionId = ConnectionId(2);
+
+    fn path(text: &str) -> Path {
+        Path::resolve(text.as_bytes(), DomainId::ZERO, Special::Allowed).unwrap()
+    }
+
+    fn watches(all: &[(ConnectionId, &str, &[u8])]) -> Watches {
+        let mut watches = Watches::default();
+        for (connection, text, token) in all {
+            watches.add(*connection, &path(text), Token::from(*token), 0).unwrap();
+        }
+        watches
+    }
+
+    fn concerned(watches: &Watches, reach: Reach, text: &str) -> Vec<(String, u64)> {
+        let permissions = Permissions::private(DomainId::ZERO);
+        let mut notice = Notice::changed(&path(text), &permissions, &permissions);
+        notice.reach = reach;
+        let all = watches.concerned(&notice);
+        all.map(|(path, connection, _)| (path.to_owned(), connection.0)).collect()
+    }
+
+    #[test]
+    fn a_change_concerns_watches_on_the_node_and_above() {
+        let all = watches(&[(ONE, "/a/b", b"t"), (TWO, "/a", b"t"), (TWO, "/", b"t"), (ONE, "/ab", b"t")]);
+        let expected = [("/a/b".to_owned(), 1), ("/a".to_owned(), 2), ("/".to_owned(), 2)];
+        assert_eq!(concerned(&all, Reach::Above, "/a/b"), expected);
+        assert_eq!(concerned(&all, Reach::Exact, "/a/b"), expected[..1]);
+        assert_eq!(concerned(&all, Reach::Above, "/a"), expected[1..]);
+        assert_eq!(concerned(&all, Reach::Above, "@a"), []);
+    }
+
+    #[test]
+    fn a_watch_is_one_path_and_one_token() {
+        let mut all = watches(&[(ONE, "/a", b"t"), (ONE, "/a", b"u"), (TWO, "/a", b"t")]);
+        assert_eq!(all.add(ONE, &path("/a"), Token::from(&b"t"[..]), 0), Err(Error::AlreadyWatched));
+        assert_eq!(all.remove(ONE, &path("/a"), b"x"), Err(Error::NotFound));
+        assert_eq!(all.remove(ONE, &path("/b"), b"t"), Err(Error::NotFound));
+        assert_eq!(all.remove(ONE, &path("/a"), b"t"), Ok(()));
+        assert_eq!(all.remove(ONE, &path("/a"), b"t"), Err(Error::NotFound));
+        assert_eq!((all.iter().count(), all.count_by_path()), (2, 2));
+    }
+
+    #[test]
+    fn all_watches_of_a_connection_go_together() {
+        let mut all = watches(&[(ONE, "/a", b"t"), (ONE, "/b", b"u"), (TWO, "/a", b"t")]);
+        assert_eq!(all.remove_all(ONE).len(), 2);
+        assert_eq!(all.remove_all(ONE).len(), 0);
+        assert_eq!(concerned(&all, Reach::Above, "/a"), [("/a".to_owned(), 2)]);
+        assert_eq!(all.remove_all(TWO).len(), 1);
+        assert!(all.by_path.is_empty() && all.by_connection.is_empty());
+    }
+}
