@@ -18,10 +18,13 @@
 
 extern crate alloc;
 
+pub mod apps;
 pub mod block;
 pub mod buffer;
+pub mod command_line;
 pub mod fault;
 pub mod lifecycle;
 pub mod net;
+pub mod stack;
 #[cfg(test)]
 mod testing;

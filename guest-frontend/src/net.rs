@@ -104,6 +104,11 @@ impl<T: GrantTable> NetDevice<T> {
         outcome.map_err(|fault| self.fault = Some(fault)).ok()
     }
 
+    /// Whether a packet could not be sent in this turn for want of room.
+    pub fn is_starved(&self) -> bool {
+        self.starved
+    }
+
     /// Begins a turn: takes back what was sent.
     pub fn begin(&mut self) {
         self.starved = false;
