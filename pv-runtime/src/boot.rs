@@ -40,7 +40,6 @@ impl BootInfo {
     }
 
     /// Puts together what does not need memory to be looked at.
-    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "only start-up makes one"))]
     pub(crate) fn new(info: &StartInfo, module: Option<&'static [u8]>) -> Self {
         let is_initial_domain = info.flags & SIF_INITDOMAIN != 0;
         let connection =
@@ -68,8 +67,7 @@ fn command_line(bytes: &[u8]) -> String {
 
 /// The value of the last word `name=value` in `words`.
 fn option<'a>(words: &'a str, name: &str) -> Option<&'a str> {
-    let values = words.split_ascii_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-    values.last()
+    words.split_ascii_whitespace().rev().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 #[cfg(test)]

@@ -144,7 +144,6 @@ impl Device {
 
 /// Opens the console and makes it the destination of `log`. The word `log=<level>` of the command line says
 /// how much is logged; without it, `info`.
-#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "called by start-up"))]
 pub(crate) fn init(info: &BootInfo) {
     DEVICE.with(|device| device.replace(Device::open(info)));
     let level = info.option("log").and_then(|level| level.parse().ok());
@@ -154,7 +153,6 @@ pub(crate) fn init(info: &BootInfo) {
 }
 
 /// Passes input on to readers and empties the backlog. A task of its own.
-#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "spawned by start-up"))]
 pub(crate) async fn service() {
     bind_hypervisor_input();
     loop {

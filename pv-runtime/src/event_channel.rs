@@ -67,7 +67,6 @@ pub fn counters() -> EventCounters {
 
 /// Takes all pending events and wakes who waits for them. One load if there are none.
 #[inline]
-#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "there are no events on a host"))]
 pub(crate) fn dispatch() {
     shared_info::events().take(arrive);
 }

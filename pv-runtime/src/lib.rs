@@ -1,4 +1,5 @@
 #![cfg_attr(target_os = "none", no_std)]
+#![cfg_attr(not(target_os = "none"), expect(dead_code, reason = "start-up, and what only start-up calls"))]
 //! What every paravirtual kernel of the project shares: start-up, memory, events, grants, tasks, the store.
 //!
 //! A PV kernel is one address space and one virtual CPU in ring 3, with asynchronous tasks and no user

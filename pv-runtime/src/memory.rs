@@ -14,6 +14,7 @@ mod page;
 mod page_runs;
 mod shared;
 mod updates;
+#[cfg(target_os = "none")]
 mod window;
 
 use hypercall_abi::MachineFrame;
@@ -25,6 +26,7 @@ pub use page::{BuilderPage, Page, PageRun};
 pub use shared::SharedMemory;
 #[cfg(target_os = "none")]
 pub(crate) use startup::{data_entry, init, moved};
+#[cfg(target_os = "none")]
 pub(crate) use window::Image;
 
 /// The machine frame behind an address of the kernel's image, of its heap or of a page of its own. Nothing

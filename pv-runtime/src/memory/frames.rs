@@ -77,13 +77,12 @@ mod domain {
 
     /// Releases the frames of a range, except numbers without a frame.
     fn release_existing(runs: &mut PageRuns<&'static mut [u64]>, frames: &[u64], range: Range<u64>) {
-        let mut start = range.start as usize;
-        for hole_or_end in range.start as usize..=range.end as usize {
-            let at_end = hole_or_end == range.end as usize;
-            if at_end || frames[hole_or_end] == u64::MAX {
-                runs.release(start, hole_or_end - start);
-                start = hole_or_end + 1;
-            }
+        let (mut start, end) = (range.start as usize, range.end as usize);
+        while start < end {
+            let rest = &frames[start..end];
+            let length = rest.iter().position(|machine| *machine == u64::MAX).unwrap_or(rest.len());
+            runs.release(start, length);
+            start += length + 1;
         }
     }
 

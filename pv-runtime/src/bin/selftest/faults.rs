@@ -14,6 +14,9 @@ const PAGE_FAULT: u64 = 14;
 
 /// Reads a byte where there may be none.
 fn read_at(address: u64) -> Result<(), Fault> {
+    /// # Safety
+    ///
+    /// To be called so that a fault is caught.
     unsafe extern "C" fn read(address: u64) {
         // SAFETY: a fault is caught; reading harms nothing else here.
         unsafe { (address as *const u8).read_volatile() };
@@ -28,6 +31,9 @@ fn read_at(address: u64) -> Result<(), Fault> {
 ///
 /// If it is allowed nevertheless, the byte must not matter.
 unsafe fn write_at(address: u64) -> Result<(), Fault> {
+    /// # Safety
+    ///
+    /// As for `write_at`; and to be called so that a fault is caught.
     unsafe extern "C" fn write(address: u64) {
         // SAFETY: a fault is caught; otherwise the byte does not matter.
         unsafe { (address as *mut u8).write_volatile(0) };

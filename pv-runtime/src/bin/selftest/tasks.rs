@@ -48,15 +48,20 @@ pub async fn timers() -> Outcome {
     for sleeper in sleepers {
         sleeper.join().await;
     }
-    let woken = woken.borrow();
+    check_wake_times(start, &woken.borrow())?;
+    let lost = timeout(Duration::from_millis(5), core::future::pending::<()>()).await;
+    expect(lost.is_err(), "a time-out did not come")
+}
+
+/// Each entry is a time to sleep, in milliseconds, and when it was over.
+fn check_wake_times(start: Duration, woken: &[(u64, Duration)]) -> Outcome {
     expect(woken.iter().map(|entry| entry.0).eq([0, 10, 20, 30]), format!("order: {woken:?}"))?;
-    for (milliseconds, time) in woken.iter() {
+    for (milliseconds, time) in woken {
         let late = (*time - start).checked_sub(Duration::from_millis(*milliseconds));
         let late = late.ok_or_else(|| format!("{milliseconds} ms were over too early"))?;
         expect(late < Duration::from_secs(1), format!("{milliseconds} ms were over {late:?} too late"))?;
     }
-    let lost = timeout(Duration::from_millis(5), core::future::pending::<()>()).await;
-    expect(lost.is_err(), "a time-out did not come")
+    Ok(())
 }
 
 /// Clocks go forward.
