@@ -3,6 +3,7 @@
 
 extern crate alloc;
 
+pub mod backend;
 pub mod block;
 pub mod driver;
 pub mod store;
