@@ -125,11 +125,18 @@ impl<P: Protocol, M: RingMemory> BackRing<P, M> {
     /// Asks for an event at the next request, and says whether it is safe to wait for it.
     #[inline]
     pub fn final_check_for_requests(&mut self) -> Result<FinalCheck, Corrupt> {
-        if self.waiting_requests()? > 0 {
+        self.final_check_for_many_requests(1)
+    }
+
+    /// Asks for an event when `count` requests wait to be taken, and says whether it is safe to wait for it:
+    /// for work that needs several of them. Counts as 1 if it is 0, and as what can come if it is more.
+    pub fn final_check_for_many_requests(&mut self, count: u32) -> Result<FinalCheck, Corrupt> {
+        let count = count.min(self.capacity() - self.unanswered_requests()).max(1);
+        if self.waiting_requests()? >= count {
             return Ok(FinalCheck::MoreToTake);
         }
-        self.slots.ask_for_event(REQUESTS, self.request_consumed.wrapping_add(1));
-        if self.waiting_requests()? > 0 {
+        self.slots.ask_for_event(REQUESTS, self.request_consumed.wrapping_add(count));
+        if self.waiting_requests()? >= count {
             return Ok(FinalCheck::MoreToTake);
         }
         Ok(FinalCheck::MayWait)

@@ -21,7 +21,7 @@ enum Step {
     TakeRequests(u32),
     PushResponses(u32),
     CommitResponses,
-    WaitForRequests,
+    WaitForRequests(u32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -35,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => count.clone().prop_map(Step::TakeRequests),
         4 => count.prop_map(Step::PushResponses),
         4 => Just(Step::CommitResponses),
-        2 => Just(Step::WaitForRequests),
+        2 => (1..6_u32).prop_map(Step::WaitForRequests),
     ]
 }
 
@@ -119,9 +119,7 @@ impl World {
             Step::TakeRequests(count) => (0..count).for_each(|_| self.take_request()),
             Step::PushResponses(count) => (0..count).for_each(|_| self.push_response()),
             Step::CommitResponses => assert_eq!(self.back.commit_responses(), self.responses.commit()),
-            Step::WaitForRequests => {
-                assert_eq!(self.back.final_check_for_requests(), Ok(self.requests.wait(1)));
-            }
+            Step::WaitForRequests(count) => self.wait_for_requests(count),
         }
         self.compare_counts();
     }
@@ -162,6 +160,13 @@ impl World {
         let wanted = (count as usize).min(can_come).max(1);
         let expected = self.responses.wait(wanted);
         assert_eq!(self.front.final_check_for_many_responses(count), Ok(expected));
+    }
+
+    fn wait_for_requests(&mut self, count: u32) {
+        let can_come = self.capacity - self.in_work.len();
+        let wanted = (count as usize).min(can_come).max(1);
+        let expected = self.requests.wait(wanted);
+        assert_eq!(self.back.final_check_for_many_requests(count), Ok(expected));
     }
 
     fn compare_counts(&mut self) {
