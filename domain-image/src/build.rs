@@ -124,7 +124,9 @@ fn write_tables<M: DomainMemory>(memory: &mut M, layout: &Layout) -> Result<(), 
         Some(*next)
     });
     let mut first = layout.tables.start;
-    for ((level, count), (below, targets)) in [(4, l4), (3, l3), (2, l2)].into_iter().zip(starts.zip([l3, l2, l1])) {
+    for ((level, count), (below, targets)) in
+        [(4, l4), (3, l3), (2, l2)].into_iter().zip(starts.zip([l3, l2, l1]))
+    {
         write_level(memory, layout, (level, first, count), &|index| {
             (index < targets).then_some((below + index, WRITABLE))
         })?;
@@ -165,7 +167,9 @@ fn start_info<M: DomainMemory>(layout: &Layout, fields: &StartInfoFields<'_>, me
     info.nr_pages = fields.pages;
     info.shared_info = fields.shared_info.physical_address();
     info.flags = fields.flags;
-    if let (Some((store_port, console_port)), Some(store), Some(console)) = (fields.ports, layout.store, layout.console) {
+    if let (Some((store_port, console_port)), Some(store), Some(console)) =
+        (fields.ports, layout.store, layout.console)
+    {
         info.store_mfn = memory.machine_frame(PseudoPhysicalFrame(store));
         info.store_evtchn = store_port;
         let mfn = memory.machine_frame(PseudoPhysicalFrame(console));

@@ -3,7 +3,7 @@
 use core::{fmt, ops::Range};
 use elf::{
     ElfBytes,
-    abi::{ET_EXEC, EM_X86_64, PT_LOAD, PT_NOTE},
+    abi::{EM_X86_64, ET_EXEC, PT_LOAD, PT_NOTE},
     endian::LittleEndian,
     file::Class,
     note::Note,
@@ -29,7 +29,7 @@ pub enum ImageError {
     WrongVersion,
     /// A note it needs is missing: which.
     MissingNote(&'static str),
-    /// It has nothing to load, or too much: more than [`MOST_SEGMENTS`] segments.
+    /// It has nothing to load, or too much: more segments than can be kept.
     Segments(usize),
     /// A segment lies outside the file, below the virtual base, or where the hypervisor lives.
     BadSegment {
@@ -45,12 +45,18 @@ impl fmt::Display for ImageError {
         match self {
             Self::NotElf => f.write_str("the kernel is no ELF file"),
             Self::WrongKind => f.write_str("the kernel is no 64-bit x86 executable"),
-            Self::NoXenNotes => f.write_str("the kernel has no Xen notes: it was built without paravirtual support"),
+            Self::NoXenNotes => {
+                f.write_str("the kernel has no Xen notes: it was built without paravirtual support")
+            }
             Self::WrongVersion => f.write_str("the kernel wants another interface than xen-3.0"),
             Self::MissingNote(name) => write!(f, "the kernel's Xen notes lack {name}"),
             Self::Segments(0) => f.write_str("the kernel has nothing to load"),
-            Self::Segments(count) => write!(f, "the kernel has {count} segments; at most {MOST_SEGMENTS} can be loaded"),
-            Self::BadSegment { address } => write!(f, "the kernel's segment at {address:#x} is outside its file or its address range"),
+            Self::Segments(count) => {
+                write!(f, "the kernel has {count} segments; at most {MOST_SEGMENTS} can be loaded")
+            }
+            Self::BadSegment { address } => {
+                write!(f, "the kernel's segment at {address:#x} is outside its file or its address range")
+            }
             Self::OutsideImage(what) => write!(f, "the kernel's {what} is outside what it loads"),
         }
     }
@@ -136,9 +142,13 @@ impl<'a> Image<'a> {
             entry: notes.entry.unwrap_or(elf.ehdr.e_entry),
             hypercall_page: notes.hypercall_page,
         };
-        for header in elf.segments().ok_or(ImageError::Segments(0))?.iter().filter(|header| header.p_type == PT_LOAD) {
-            let base = virt_base.checked_sub(offset).ok_or(ImageError::BadSegment { address: header.p_paddr })?;
-            let address = header.p_paddr.checked_add(base).ok_or(ImageError::BadSegment { address: header.p_paddr })?;
+        for header in
+            elf.segments().ok_or(ImageError::Segments(0))?.iter().filter(|header| header.p_type == PT_LOAD)
+        {
+            let base =
+                virt_base.checked_sub(offset).ok_or(ImageError::BadSegment { address: header.p_paddr })?;
+            let address =
+                header.p_paddr.checked_add(base).ok_or(ImageError::BadSegment { address: header.p_paddr })?;
             image.add(address, header.p_memsz, header.p_offset, header.p_filesz)?;
         }
         image.check_entry_points()?;
@@ -157,7 +167,8 @@ impl<'a> Image<'a> {
         if !fits {
             return Err(bad);
         }
-        let slot = self.segments.get_mut(self.segment_count).ok_or(ImageError::Segments(self.segment_count + 1))?;
+        let slot =
+            self.segments.get_mut(self.segment_count).ok_or(ImageError::Segments(self.segment_count + 1))?;
         *slot = Segment { offset: place, size, file: start..end };
         self.segment_count += 1;
         Ok(())
@@ -175,7 +186,9 @@ impl<'a> Image<'a> {
             return Err(ImageError::OutsideImage("entry point"));
         }
         match self.hypercall_page {
-            Some(page) if !loaded(page) || page % 4096 != 0 => Err(ImageError::OutsideImage("hypercall page")),
+            Some(page) if !loaded(page) || page % 4096 != 0 => {
+                Err(ImageError::OutsideImage("hypercall page"))
+            }
             _ => Ok(()),
         }
     }

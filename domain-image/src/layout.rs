@@ -85,7 +85,7 @@ impl Layout {
     /// # Errors
     /// [`LayoutError`].
     pub fn plan(image: &Image<'_>, plan: &Plan) -> Result<Self, LayoutError> {
-        if image.virt_base < 0xffff_8800_0000_0000 || image.virt_base % PAGE_SIZE != 0 {
+        if image.virt_base < 0xffff_8800_0000_0000 || !image.virt_base.is_multiple_of(PAGE_SIZE) {
             return Err(LayoutError::BadAddresses);
         }
         let mut next = image.size().div_ceil(PAGE_SIZE);
@@ -108,7 +108,19 @@ impl Layout {
         }
         let p2m_address = image.virt_base + p2m.start * PAGE_SIZE;
         let virt_base = image.virt_base;
-        Ok(Self { virt_base, module, p2m, p2m_address, start_info, store, console, tables, stack, end, table_counts })
+        Ok(Self {
+            virt_base,
+            module,
+            p2m,
+            p2m_address,
+            start_info,
+            store,
+            console,
+            tables,
+            stack,
+            end,
+            table_counts,
+        })
     }
 
     /// Virtual address of a frame in the mapped area.
@@ -123,9 +135,12 @@ fn tables_for(virt_base: u64, first_table: u64) -> Result<([u64; 4], u64), Layou
     let mut tables = 4;
     loop {
         let used = first_table.checked_add(tables + 1).and_then(|pages| pages.checked_mul(PAGE_SIZE));
-        let end = used.and_then(|used| virt_base.checked_add(used + AREA_PADDING)).ok_or(LayoutError::BadAddresses)?;
+        let end = used
+            .and_then(|used| virt_base.checked_add(used + AREA_PADDING))
+            .ok_or(LayoutError::BadAddresses)?;
         let end = end.checked_next_multiple_of(AREA_ALIGNMENT).unwrap_or(u64::MAX);
-        let counts = [1, tables_of(3, virt_base, end), tables_of(2, virt_base, end), tables_of(1, virt_base, end)];
+        let counts =
+            [1, tables_of(3, virt_base, end), tables_of(2, virt_base, end), tables_of(1, virt_base, end)];
         let sum = counts.iter().sum();
         if sum <= tables {
             return Ok((counts, (end - virt_base).div_ceil(PAGE_SIZE)));

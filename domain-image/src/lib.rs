@@ -4,7 +4,7 @@
 //!
 //! The hypervisor builds dom0 and dom0 builds every other domain; both do it here. Three steps, none of which
 //! allocates: [`Image::parse`] reads what the kernel asks for in its ELF notes, [`Layout::plan`] says what lies where
-//! in the domain's memory, and [`build`] writes it through a [`DomainMemory`], which is all that the two builders do
+//! in the domain's memory, and [`build()`] writes it through a [`DomainMemory`], which is all that the two builders do
 //! differently.
 //!
 //! ```text

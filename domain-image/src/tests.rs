@@ -132,7 +132,8 @@ impl Domain {
         let mut writable = true;
         for level in (1..=4).rev() {
             let index = (address >> (3 + 9 * level) & 511) as usize;
-            let entry = u64::read_from_bytes(&self.of_machine(frame)[8 * index..8 * index + 8]).expect("a word");
+            let entry =
+                u64::read_from_bytes(&self.of_machine(frame)[8 * index..8 * index + 8]).expect("a word");
             assert_eq!(entry & 1, 1, "{address:#x} is mapped at level {level}");
             writable &= entry & 2 != 0;
             frame = entry >> 12;

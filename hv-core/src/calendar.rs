@@ -9,7 +9,8 @@ const AFTERNOON: u8 = 1 << 7;
 
 /// Seconds since 1970 from seconds, minutes, hours, day, month, year, century, and the format register.
 pub fn seconds_since_1970([second, minute, hour, day, month, year, century, format]: [u8; 8]) -> u64 {
-    let number = |value: u8| u64::from(if format & BINARY != 0 { value } else { (value >> 4) * 10 + (value & 0xf) });
+    let number =
+        |value: u8| u64::from(if format & BINARY != 0 { value } else { (value >> 4) * 10 + (value & 0xf) });
     let mut hours = number(hour & !AFTERNOON);
     if format & HOURS_24 == 0 {
         hours = hours % 12 + if hour & AFTERNOON != 0 { 12 } else { 0 };

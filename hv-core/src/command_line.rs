@@ -120,9 +120,10 @@ mod tests {
     #[test]
     fn reads_options_and_names_what_it_does_not_know() {
         let mut unknown = Vec::new();
-        let options = Options::parse("dom0_mem=1G debug-exit=0xf4 nonsense loglevel=debug dom0_mem=x", |word| {
-            unknown.push(std::string::String::from(word));
-        });
+        let options =
+            Options::parse("dom0_mem=1G debug-exit=0xf4 nonsense loglevel=debug dom0_mem=x", |word| {
+                unknown.push(std::string::String::from(word));
+            });
         assert_eq!(options.control_domain_memory, 1 << 30);
         assert_eq!(options.debug_exit, 0xf4);
         assert_eq!(options.log_level, log::LevelFilter::Debug);

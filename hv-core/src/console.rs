@@ -45,7 +45,8 @@ impl LogRing {
 
     /// Copies what is kept from position `from` on; returns the position it began at and the bytes copied.
     pub fn read(&self, from: u64, destination: &mut [u8]) -> (u64, usize) {
-        let start = from.max(self.cleared).max(self.written.saturating_sub(LOG_SIZE as u64)).min(self.written);
+        let start =
+            from.max(self.cleared).max(self.written.saturating_sub(LOG_SIZE as u64)).min(self.written);
         let count = destination.len().min((self.written - start) as usize);
         for (index, byte) in destination[..count].iter_mut().enumerate() {
             *byte = self.bytes[((start + index as u64) % LOG_SIZE as u64) as usize];

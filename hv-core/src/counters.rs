@@ -26,7 +26,9 @@ impl Counter {
 
 /// Every counter, summed over CPUs.
 pub fn all() -> [Counter; 5] {
-    let sum = |counter: fn(&Cpu) -> &AtomicU64| arch::cpu::all().map(|cpu| counter(cpu).load(Ordering::Relaxed)).sum();
+    let sum = |counter: fn(&Cpu) -> &AtomicU64| {
+        arch::cpu::all().map(|cpu| counter(cpu).load(Ordering::Relaxed)).sum()
+    };
     [
         Counter { name: "hypercalls", value: sum(|cpu| &cpu.counters.hypercalls) },
         Counter { name: "device interrupts", value: sum(|cpu| &cpu.counters.interrupts) },

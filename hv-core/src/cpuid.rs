@@ -5,8 +5,8 @@
 
 use crate::arch;
 use hypercall_abi::arch_x86::{
-    XEN_CPUID_FEAT1_MMU_PT_UPDATE_PRESERVE_AD, XEN_CPUID_FIRST_LEAF, XEN_CPUID_SIGNATURE_EBX, XEN_CPUID_SIGNATURE_ECX,
-    XEN_CPUID_SIGNATURE_EDX,
+    XEN_CPUID_FEAT1_MMU_PT_UPDATE_PRESERVE_AD, XEN_CPUID_FIRST_LEAF, XEN_CPUID_SIGNATURE_EBX,
+    XEN_CPUID_SIGNATURE_ECX, XEN_CPUID_SIGNATURE_EDX,
 };
 
 /// A leaf's four registers: eax, ebx, ecx, edx.
@@ -14,8 +14,22 @@ pub type Leaf = [u32; 4];
 
 /// Leaf 1, ecx: MONITOR, DTES64, DS-CPL, VMX, SMX, EIST, TM2, PDCM, PCID, x2APIC, TSC-deadline, XSAVE, OSXSAVE,
 /// AVX, F16C and FMA are hidden (no extended state is switched yet); the last bit says "hypervisor present".
-const LEAF1_ECX_HIDDEN: u32 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 15
-    | 1 << 17 | 1 << 21 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29;
+const LEAF1_ECX_HIDDEN: u32 = 1 << 2
+    | 1 << 3
+    | 1 << 4
+    | 1 << 5
+    | 1 << 6
+    | 1 << 7
+    | 1 << 8
+    | 1 << 12
+    | 1 << 15
+    | 1 << 17
+    | 1 << 21
+    | 1 << 24
+    | 1 << 26
+    | 1 << 27
+    | 1 << 28
+    | 1 << 29;
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, edx: VME, DE, PSE, MCE, MTRR, PGE, MCA, PSE-36, DS, ACPI, TM.
 const LEAF1_EDX_HIDDEN: u32 =
@@ -50,7 +64,9 @@ fn xen_leaf(index: u32) -> Leaf {
 /// The machine's leaf less what a guest must not rely on.
 fn visible(leaf: u32, subleaf: u32, [eax, ebx, ecx, edx]: Leaf) -> Leaf {
     match leaf {
-        1 => [eax, ebx & 0x0000_ffff, ecx & !LEAF1_ECX_HIDDEN | LEAF1_ECX_HYPERVISOR, edx & !LEAF1_EDX_HIDDEN],
+        1 => {
+            [eax, ebx & 0x0000_ffff, ecx & !LEAF1_ECX_HIDDEN | LEAF1_ECX_HYPERVISOR, edx & !LEAF1_EDX_HIDDEN]
+        }
         5 | 0xa | 0xb | 0xd | 0xf | 0x10 | 0x14 | 0x1f => [0; 4],
         7 if subleaf == 0 => [0, ebx & LEAF7_EBX_KEPT, 0, 0],
         7 => [0; 4],

@@ -109,7 +109,10 @@ pub fn zero(frame: MachineFrame) {
 /// If the range is not memory.
 #[cfg(target_os = "none")]
 pub(crate) fn boot_module(range: core::ops::Range<u64>) -> &'static [u8] {
-    assert!(range.start <= range.end && range.end <= frame_count() * PAGE_SIZE, "a module lies outside memory");
+    assert!(
+        range.start <= range.end && range.end <= frame_count() * PAGE_SIZE,
+        "a module lies outside memory"
+    );
     let start = backing::base().wrapping_add(range.start as usize);
     // SAFETY: the range is mapped memory that was handed to nobody.
     unsafe { core::slice::from_raw_parts(start, (range.end - range.start) as usize) }
@@ -126,7 +129,7 @@ pub(crate) fn pointer(frame: MachineFrame) -> *mut u8 {
     backing::base().wrapping_add((frame.0 * PAGE_SIZE) as usize)
 }
 
-/// The frame that holds `pointer`, which must come from [`pointer`].
+/// The frame that holds `pointer`, which must come from [`pointer()`].
 pub(crate) fn frame_of(pointer: *const u8) -> MachineFrame {
     MachineFrame((pointer as u64 - backing::base() as u64) / PAGE_SIZE)
 }

@@ -6,7 +6,8 @@
 use crate::{
     direct_map,
     domain::{Domain, DomainRef},
-    frame, frame_allocator::{self, Limit, MAX_ORDER},
+    frame,
+    frame_allocator::{self, Limit, MAX_ORDER},
     hypercall::HypercallError,
     hypercall_page,
     layout::PAGE_SIZE,
@@ -15,7 +16,9 @@ use crate::{
     vcpu::not_runnable,
 };
 use core::{fmt, sync::atomic::Ordering};
-use domain_image::{DomainMemory, Entry, Image, ImageError, Layout, LayoutError, Plan, StartInfoFields, build};
+use domain_image::{
+    DomainMemory, Entry, Image, ImageError, Layout, LayoutError, Plan, StartInfoFields, build,
+};
 use hypercall_abi::{
     DomainId, Errno, MachineFrame, PseudoPhysicalFrame, VcpuId,
     arch_x86::{FLAT_KERNEL_CS, FLAT_KERNEL_SS},
@@ -173,7 +176,10 @@ impl Blocks {
             };
             let count = 1 << order;
             (0..count).for_each(|index| {
-                frame::set_machine_to_physical(MachineFrame(machine.0 + index), PseudoPhysicalFrame(first + index));
+                frame::set_machine_to_physical(
+                    MachineFrame(machine.0 + index),
+                    PseudoPhysicalFrame(first + index),
+                );
             });
             *slot = Some(Block { first, machine, count });
             first += count;

@@ -7,7 +7,8 @@ use crate::{
     domain::{self, Domain, DomainRef},
     guest_access,
     hypercall::{Arguments, Caller, HypercallResult},
-    hypercall_page, io_rights::Resource,
+    hypercall_page,
+    io_rights::Resource,
     layout::PAGE_SIZE,
     lifecycle::{self, Configuration},
     machine::machine,
@@ -16,11 +17,7 @@ use crate::{
     vcpu_context,
 };
 use core::{ops::RangeInclusive, sync::atomic::Ordering};
-use hypercall_abi::{
-    DomainId, Errno, MachineFrame, VcpuId,
-    arch_x86::VcpuGuestContext,
-    domctl::*,
-};
+use hypercall_abi::{DomainId, Errno, MachineFrame, VcpuId, arch_x86::VcpuGuestContext, domctl::*};
 
 /// `HYPERVISOR_domctl(call)`.
 ///
@@ -54,7 +51,11 @@ pub fn domctl(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult
 }
 
 /// Does one command on `domain`; says whether the call structure carries an answer.
-fn command(caller: &Caller<'_>, domain: &DomainRef, call: &mut Domctl) -> Result<bool, crate::hypercall::HypercallError> {
+fn command(
+    caller: &Caller<'_>,
+    domain: &DomainRef,
+    call: &mut Domctl,
+) -> Result<bool, crate::hypercall::HypercallError> {
     match call.cmd {
         XEN_DOMCTL_DESTROYDOMAIN => lifecycle::destroy(domain)?,
         XEN_DOMCTL_PAUSEDOMAIN => lifecycle::pause(not_self(caller, domain)?)?,
@@ -86,7 +87,9 @@ fn command(caller: &Caller<'_>, domain: &DomainRef, call: &mut Domctl) -> Result
             call.set_payload(&vcpu_info(domain, id)?);
             return Ok(true);
         }
-        XEN_DOMCTL_SETDOMAINHANDLE => *domain.handle.lock() = call.payload_as::<DomctlSetdomainhandle>().handle,
+        XEN_DOMCTL_SETDOMAINHANDLE => {
+            *domain.handle.lock() = call.payload_as::<DomctlSetdomainhandle>().handle
+        }
         XEN_DOMCTL_HYPERCALL_INIT => {
             let frame = MachineFrame(call.payload_as::<DomctlHypercallInit>().gmfn);
             hypercall_page::write(domain, frame)?;
@@ -123,7 +126,9 @@ fn create(call: &Domctl) -> Result<DomainId, Errno> {
         return Err(Errno::EINVAL);
     }
     let id = match call.domain {
-        DomainId::ZERO | DomainId::INVALID => machine().domains.free_id_from(DomainId(1)).ok_or(Errno::ENOMEM)?,
+        DomainId::ZERO | DomainId::INVALID => {
+            machine().domains.free_id_from(DomainId(1)).ok_or(Errno::ENOMEM)?
+        }
         id => id,
     };
     let domain = lifecycle::create(&Configuration {

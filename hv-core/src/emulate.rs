@@ -60,7 +60,13 @@ fn decode(code: &[u8]) -> Option<PortAccess> {
         0xef => (false, false, false),
         _ => return None,
     };
-    let width = if is_byte { 1 } else if is_short { 2 } else { 4 };
+    let width = if is_byte {
+        1
+    } else if is_short {
+        2
+    } else {
+        4
+    };
     let immediate = if has_immediate { Some(*rest.first()?) } else { None };
     let length = 1 + u8::from(is_short) + u8::from(has_immediate);
     Some(PortAccess { is_input, width, immediate, length })
@@ -74,7 +80,9 @@ pub fn privileged(caller: &mut Caller<'_>) -> bool {
     let registers = &mut caller.context.registers;
     let mut code = [0; 3];
     // The instruction may end at the end of a mapping.
-    let read = (1..=code.len()).rev().find(|&length| guest_access::read_bytes(registers.rip, &mut code[..length]).is_ok());
+    let read = (1..=code.len())
+        .rev()
+        .find(|&length| guest_access::read_bytes(registers.rip, &mut code[..length]).is_ok());
     let Some(access) = read.and_then(|length| decode(&code[..length])) else { return false };
     let port = access.immediate.map_or(registers.rdx as u16, u16::from);
     if !caller.domain.io_rights.allows_ports(port, access.width) {
@@ -105,7 +113,8 @@ mod tests {
 
     #[test]
     fn decodes_every_form_of_in_and_out() {
-        let access = |is_input, width, immediate, length| Some(PortAccess { is_input, width, immediate, length });
+        let access =
+            |is_input, width, immediate, length| Some(PortAccess { is_input, width, immediate, length });
         assert_eq!(decode(&[0xec, 0x90, 0x90]), access(true, 1, None, 1));
         assert_eq!(decode(&[0x66, 0xed, 0x90]), access(true, 2, None, 2));
         assert_eq!(decode(&[0xef, 0x90, 0x90]), access(false, 4, None, 1));

@@ -67,7 +67,8 @@ fn tables(memory: &impl PhysicalMemory, root: u64) -> impl Iterator<Item = Range
                 return None;
             }
             index += 1;
-            let address = if width == 8 { memory.read::<u64>(place)? } else { u64::from(memory.read::<u32>(place)?) };
+            let address =
+                if width == 8 { memory.read::<u64>(place)? } else { u64::from(memory.read::<u32>(place)?) };
             if let Some(found) = table_at(memory, address) {
                 return Some(found);
             }
@@ -193,7 +194,10 @@ mod tests {
     #[test]
     fn finds_the_io_apic_and_the_way_to_power_off() {
         let firmware = read(&machine(), 0);
-        assert_eq!(firmware, Firmware { io_apic: Some(0xfec0_0000), power_off: Some((0x604, 5 << 10 | 1 << 13)) });
+        assert_eq!(
+            firmware,
+            Firmware { io_apic: Some(0xfec0_0000), power_off: Some((0x604, 5 << 10 | 1 << 13)) }
+        );
     }
 
     #[test]

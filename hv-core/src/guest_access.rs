@@ -73,7 +73,8 @@ fn element_address<T>(base: u64, index: u64) -> Result<u64, Errno> {
 /// could only be bad if it were larger than the range the hypervisor leaves between them.
 fn check_range(address: u64, length: usize) -> Result<(), Errno> {
     let Some(end) = address.checked_add(length as u64) else { return Err(Errno::EFAULT) };
-    let crosses = address < crate::layout::MACHINE_TO_PHYSICAL_BASE && end > crate::layout::MACHINE_TO_PHYSICAL_BASE;
+    let crosses =
+        address < crate::layout::MACHINE_TO_PHYSICAL_BASE && end > crate::layout::MACHINE_TO_PHYSICAL_BASE;
     if is_hypervisor_address(address) || is_hypervisor_address(end.saturating_sub(1)) || crosses {
         return Err(Errno::EFAULT);
     }

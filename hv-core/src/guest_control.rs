@@ -13,13 +13,11 @@ use hypercall_abi::{
     Errno,
     arch_x86::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL},
     callback::{
-        CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CALLBACKOP_UNREGISTER, CALLBACKTYPE_EVENT, CALLBACKTYPE_FAILSAFE,
-        CALLBACKTYPE_NMI, CALLBACKTYPE_SYSCALL, CALLBACKTYPE_SYSCALL32, CALLBACKTYPE_SYSENTER, CallbackRegister,
-        CallbackUnregister,
+        CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CALLBACKOP_UNREGISTER, CALLBACKTYPE_EVENT,
+        CALLBACKTYPE_FAILSAFE, CALLBACKTYPE_NMI, CALLBACKTYPE_SYSCALL, CALLBACKTYPE_SYSCALL32,
+        CALLBACKTYPE_SYSENTER, CallbackRegister, CallbackUnregister,
     },
-    xen::{
-        VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_PAE_EXTENDED_CR3,
-    },
+    xen::{VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_PAE_EXTENDED_CR3},
 };
 
 /// A callback at `address`.
@@ -97,7 +95,8 @@ pub fn set_segment_base(caller: &mut Caller<'_>, arguments: &Arguments) -> Hyper
         SEGBASE_GS_USER => caller.context.gs_base_user = base,
         SEGBASE_GS_KERNEL => caller.context.gs_base_kernel = base,
         SEGBASE_GS_USER_SEL => {
-            caller.context.gs_base_user = arch::segment_base_of(caller.context, base as u16).ok_or(Errno::EINVAL)?;
+            caller.context.gs_base_user =
+                arch::segment_base_of(caller.context, base as u16).ok_or(Errno::EINVAL)?;
             return Ok(0);
         }
         _ => return Err(Errno::EINVAL.into()),

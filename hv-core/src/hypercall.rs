@@ -6,10 +6,10 @@
 //! instruction again, after any interrupt that was waiting.
 
 use crate::{
-    console, descriptor, domctl,
+    console, descriptor,
     domain::{Domain, DomainRef},
-    event_channel, grant_table, guest_control, memory_op, mmu, multicall, physdev, platform_op, sched_op, sysctl, time,
-    trap,
+    domctl, event_channel, grant_table, guest_control, memory_op, mmu, multicall, physdev, platform_op,
+    sched_op, sysctl, time, trap,
     vcpu::{Context, Vcpu},
     vcpu_op, version,
 };

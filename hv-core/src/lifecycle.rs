@@ -19,11 +19,7 @@ use crate::{
     vcpu::{Vcpu, not_runnable},
 };
 use core::sync::atomic::Ordering;
-use hypercall_abi::{
-    DomainId, Errno, VcpuId,
-    sched::SHUTDOWN_CRASH,
-    xen::VIRQ_DOM_EXC,
-};
+use hypercall_abi::{DomainId, Errno, VcpuId, sched::SHUTDOWN_CRASH, xen::VIRQ_DOM_EXC};
 
 /// Table entries, frames, ports or grants that one piece of a destruction handles.
 const PIECE: u32 = 1024;
@@ -121,7 +117,8 @@ pub fn unpause(domain: &Domain) -> Result<(), Errno> {
         domain.memory.seal()?;
         domain.stage.store(stage::ALIVE, Ordering::Release);
     }
-    if domain.pause_count.fetch_sub(1, Ordering::AcqRel) == 1 && !domain.is_shut_down.load(Ordering::Acquire) {
+    if domain.pause_count.fetch_sub(1, Ordering::AcqRel) == 1 && !domain.is_shut_down.load(Ordering::Acquire)
+    {
         domain.vcpus().for_each(|vcpu| scheduler::resume(vcpu, not_runnable::DOMAIN_PAUSED));
     }
     Ok(())

@@ -4,8 +4,9 @@
 //! own, so tests run in parallel and each starts from a known state.
 
 use crate::{
-    command_line::CommandLine, domain::DomainTable, frame_allocator::FrameAllocator, interrupt::InterruptTable, io_rights::ReservedIo,
-    memory_op::MachineMemoryMap, page_table::HypervisorSlots,
+    command_line::CommandLine, domain::DomainTable, frame_allocator::FrameAllocator,
+    interrupt::InterruptTable, io_rights::ReservedIo, memory_op::MachineMemoryMap,
+    page_table::HypervisorSlots,
 };
 use spin::Once;
 

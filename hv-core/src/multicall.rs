@@ -53,7 +53,8 @@ fn write_result(entries: u64, index: u64, value: u64) -> Result<(), Errno> {
 
 fn save_arguments(caller: &Caller<'_>, entries: u64, index: u64) -> Result<(), Errno> {
     let registers = &caller.context.registers;
-    let arguments: Arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
+    let arguments: Arguments =
+        [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
     let offset = index * size_of::<MulticallEntry>() as u64 + offset_of!(MulticallEntry, args) as u64;
     guest_access::write(entries.checked_add(offset).ok_or(Errno::EFAULT)?, &arguments)
 }

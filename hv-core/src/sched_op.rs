@@ -11,8 +11,8 @@ use core::sync::atomic::Ordering;
 use hypercall_abi::{
     DomainId, Errno, Port,
     sched::{
-        SCHEDOP_BLOCK, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN, SCHEDOP_SHUTDOWN_CODE, SCHEDOP_YIELD,
-        SchedPoll, SchedRemoteShutdown, SchedShutdown,
+        SCHEDOP_BLOCK, SCHEDOP_POLL, SCHEDOP_REMOTE_SHUTDOWN, SCHEDOP_SHUTDOWN, SCHEDOP_SHUTDOWN_CODE,
+        SCHEDOP_YIELD, SchedPoll, SchedRemoteShutdown, SchedShutdown,
     },
 };
 

@@ -94,7 +94,11 @@ impl CpuSchedule {
 
     /// When the running vCPU must make way: never, if nobody waits.
     pub fn slice_end(&self) -> u64 {
-        if self.waiting.load(Ordering::Relaxed) == 0 { u64::MAX } else { self.slice_end.load(Ordering::Relaxed) }
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            u64::MAX
+        } else {
+            self.slice_end.load(Ordering::Relaxed)
+        }
     }
 }
 

@@ -14,8 +14,9 @@ use hypercall_abi::{
     sysctl::{
         Sysctl, SysctlAvailheap, SysctlGetdomaininfolist, SysctlPerfcOp, SysctlPhysinfo, SysctlReadconsole,
         SysctlSchedId, XEN_SYSCTL_AVAILHEAP, XEN_SYSCTL_GETDOMAININFOLIST, XEN_SYSCTL_INTERFACE_VERSION,
-        XEN_SYSCTL_PERFC_OP, XEN_SYSCTL_PERFCOP_QUERY, XEN_SYSCTL_PERFCOP_RESET, XEN_SYSCTL_PHYSCAP_GNTTAB_V1,
-        XEN_SYSCTL_PHYSCAP_PV, XEN_SYSCTL_PHYSINFO, XEN_SYSCTL_READCONSOLE, XEN_SYSCTL_SCHED_ID,
+        XEN_SYSCTL_PERFC_OP, XEN_SYSCTL_PERFCOP_QUERY, XEN_SYSCTL_PERFCOP_RESET,
+        XEN_SYSCTL_PHYSCAP_GNTTAB_V1, XEN_SYSCTL_PHYSCAP_PV, XEN_SYSCTL_PHYSINFO, XEN_SYSCTL_READCONSOLE,
+        XEN_SYSCTL_SCHED_ID,
     },
 };
 
@@ -48,7 +49,10 @@ fn command(call: &mut Sysctl) -> Result<(), HypercallError> {
         XEN_SYSCTL_SCHED_ID => call.set_payload(&SysctlSchedId { sched_id: XEN_SCHEDULER_CREDIT2 }),
         XEN_SYSCTL_GETDOMAININFOLIST => call.set_payload(&list_domains(call.payload_as())?),
         XEN_SYSCTL_AVAILHEAP => {
-            let heap = SysctlAvailheap { avail_bytes: frame_allocator::free_frames() * PAGE_SIZE, ..call.payload_as() };
+            let heap = SysctlAvailheap {
+                avail_bytes: frame_allocator::free_frames() * PAGE_SIZE,
+                ..call.payload_as()
+            };
             call.set_payload(&heap);
         }
         XEN_SYSCTL_PERFC_OP => call.set_payload(&performance_counters(call.payload_as())?),

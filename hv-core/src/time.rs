@@ -193,7 +193,8 @@ pub fn publish_system_time(info: SharedVcpuInfo) {
     let store32 = |offset: usize, value: u32| shared32(base + offset as u64).store(value, Ordering::Release);
     let version = shared32(base).load(Ordering::Relaxed) & !1;
     store32(offset_of!(VcpuTimeInfo, version), version.wrapping_add(1));
-    shared64(base + offset_of!(VcpuTimeInfo, tsc_timestamp) as u64).store(scale.tsc_at_zero, Ordering::Release);
+    shared64(base + offset_of!(VcpuTimeInfo, tsc_timestamp) as u64)
+        .store(scale.tsc_at_zero, Ordering::Release);
     shared64(base + offset_of!(VcpuTimeInfo, system_time) as u64).store(0, Ordering::Release);
     store32(offset_of!(VcpuTimeInfo, tsc_to_system_mul), scale.multiplier);
     let shift_and_flags = u32::from(scale.shift as u8) | u32::from(XEN_PVCLOCK_TSC_STABLE_BIT) << 8;
@@ -211,7 +212,8 @@ pub fn publish_wall_clock(domain: &Domain) {
     version.store(before.wrapping_add(1), Ordering::Release);
     shared32(base + offset_of!(SharedInfo, wc_sec) as u64).store(seconds as u32, Ordering::Release);
     shared32(base + offset_of!(SharedInfo, wc_nsec) as u64).store(rest as u32, Ordering::Release);
-    shared32(base + offset_of!(SharedInfo, wc_sec_hi) as u64).store((seconds >> 32) as u32, Ordering::Release);
+    shared32(base + offset_of!(SharedInfo, wc_sec_hi) as u64)
+        .store((seconds >> 32) as u32, Ordering::Release);
     version.store(before.wrapping_add(2), Ordering::Release);
 }
 

@@ -7,8 +7,7 @@
 //! for user mode although both run in ring 3: that is how `iret` knows where to return to.
 
 use crate::{
-    arch,
-    emulate, guest_access,
+    arch, emulate, guest_access,
     hypercall::{Caller, HypercallResult},
     layout::is_canonical,
     lifecycle,
@@ -60,10 +59,14 @@ pub fn guest_flags(requested: u64) -> u64 {
 /// An exception that a guest caused, with the CPU's error code.
 pub fn handle_exception(caller: &mut Caller<'_>, vector: u8, error_code: u32) {
     match vector {
-        vector::NO_DEVICE if !caller.context.task_switched => return arch::fpu_restore(caller.vcpu, caller.context),
+        vector::NO_DEVICE if !caller.context.task_switched => {
+            return arch::fpu_restore(caller.vcpu, caller.context);
+        }
         vector::INVALID_OPCODE if emulate::forced(caller) => return,
         vector::GENERAL_PROTECTION if error_code == 0 && emulate::privileged(caller) => return,
-        vector::GENERAL_PROTECTION if is_software_interrupt(error_code) => return software_interrupt(caller, error_code),
+        vector::GENERAL_PROTECTION if is_software_interrupt(error_code) => {
+            return software_interrupt(caller, error_code);
+        }
         vector::PAGE_FAULT => return page_fault(caller, error_code),
         vector::NO_DEVICE => caller.context.task_switched = false,
         _ => {}

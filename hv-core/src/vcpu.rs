@@ -6,13 +6,8 @@
 //! lock. The rest of [`Vcpu`] is shared and made of atomics.
 
 use crate::{
-    arch::FpuState,
-    direct_map,
-    domain::Domain,
-    frame_object::FrameBox,
-    hypercall::Caller,
-    scheduler::VcpuSchedule,
-    time::VcpuTimers,
+    arch::FpuState, direct_map, domain::Domain, frame_object::FrameBox, hypercall::Caller,
+    scheduler::VcpuSchedule, time::VcpuTimers,
 };
 use core::{
     cell::UnsafeCell,

@@ -17,8 +17,8 @@ use core::sync::atomic::Ordering;
 use hypercall_abi::{
     Errno, MachineFrame,
     arch_x86::{
-        CpuUserRegs, VGCF_FAILSAFE_DISABLES_EVENTS, VGCF_IN_KERNEL, VGCF_ONLINE, VGCF_SYSCALL_DISABLES_EVENTS,
-        VcpuGuestContext, xen_cr3_to_pfn, xen_pfn_to_cr3,
+        CpuUserRegs, VGCF_FAILSAFE_DISABLES_EVENTS, VGCF_IN_KERNEL, VGCF_ONLINE,
+        VGCF_SYSCALL_DISABLES_EVENTS, VcpuGuestContext, xen_cr3_to_pfn, xen_pfn_to_cr3,
     },
 };
 
@@ -47,10 +47,16 @@ pub fn set(domain: &Domain, vcpu: &Vcpu, state: &VcpuGuestContext) -> Result<(),
     apply(domain, vcpu, context, state)
 }
 
-fn apply(domain: &Domain, vcpu: &Vcpu, context: &mut Context, state: &VcpuGuestContext) -> Result<(), HypercallError> {
+fn apply(
+    domain: &Domain,
+    vcpu: &Vcpu,
+    context: &mut Context,
+    state: &VcpuGuestContext,
+) -> Result<(), HypercallError> {
     check(state)?;
     let event = callback_at(state.event_callback_eip, true)?;
-    let failsafe = callback_at(state.failsafe_callback_eip, state.flags & VGCF_FAILSAFE_DISABLES_EVENTS != 0)?;
+    let failsafe =
+        callback_at(state.failsafe_callback_eip, state.flags & VGCF_FAILSAFE_DISABLES_EVENTS != 0)?;
     let syscall = callback_at(state.syscall_callback_eip, state.flags & VGCF_SYSCALL_DISABLES_EVENTS != 0)?;
     install_tables(domain, context, state)?;
     context.event_callback = event;
@@ -76,7 +82,11 @@ fn check(state: &VcpuGuestContext) -> Result<(), Errno> {
 }
 
 /// Descriptor table first: the page tables are what makes the vCPU able to run at all.
-fn install_tables(domain: &Domain, context: &mut Context, state: &VcpuGuestContext) -> Result<(), HypercallError> {
+fn install_tables(
+    domain: &Domain,
+    context: &mut Context,
+    state: &VcpuGuestContext,
+) -> Result<(), HypercallError> {
     let entries = u32::try_from(state.gdt_ents).map_err(|_| Errno::EINVAL)?;
     let frames = state.gdt_frames.map(MachineFrame);
     let count = (entries as usize).div_ceil(512);

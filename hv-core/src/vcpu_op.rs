@@ -12,10 +12,10 @@ use core::{mem::offset_of, sync::atomic::Ordering};
 use hypercall_abi::{
     Errno, MachineFrame, VcpuId,
     vcpu::{
-        RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, VCPU_SSHOTTMR_FUTURE, VCPUOP_DOWN,
-        VCPUOP_GET_RUNSTATE_INFO, VCPUOP_INITIALISE, VCPUOP_IS_UP, VCPUOP_REGISTER_VCPU_INFO, VCPUOP_SET_SINGLESHOT_TIMER,
-        VCPUOP_STOP_PERIODIC_TIMER, VCPUOP_STOP_SINGLESHOT_TIMER, VCPUOP_UP, VcpuRegisterVcpuInfo, VcpuRunstateInfo,
-        VcpuSetSingleshotTimer,
+        RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, VCPU_SSHOTTMR_FUTURE,
+        VCPUOP_DOWN, VCPUOP_GET_RUNSTATE_INFO, VCPUOP_INITIALISE, VCPUOP_IS_UP, VCPUOP_REGISTER_VCPU_INFO,
+        VCPUOP_SET_SINGLESHOT_TIMER, VCPUOP_STOP_PERIODIC_TIMER, VCPUOP_STOP_SINGLESHOT_TIMER, VCPUOP_UP,
+        VcpuRegisterVcpuInfo, VcpuRunstateInfo, VcpuSetSingleshotTimer,
     },
     xen::VcpuInfo,
 };
@@ -31,7 +31,9 @@ pub fn vcpu_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResul
         VCPUOP_INITIALISE => vcpu_context::initialise(caller.domain, vcpu, argument)?,
         VCPUOP_UP => bring_up(caller, vcpu)?,
         VCPUOP_DOWN => scheduler::suspend(vcpu, not_runnable::OFFLINE),
-        VCPUOP_IS_UP => return Ok(u64::from(vcpu.paused.load(Ordering::Acquire) & not_runnable::OFFLINE == 0)),
+        VCPUOP_IS_UP => {
+            return Ok(u64::from(vcpu.paused.load(Ordering::Acquire) & not_runnable::OFFLINE == 0));
+        }
         VCPUOP_GET_RUNSTATE_INFO => guest_access::write(argument, &run_state(vcpu))?,
         VCPUOP_REGISTER_VCPU_INFO => register_info(caller, vcpu, guest_access::read(argument)?)?,
         VCPUOP_SET_SINGLESHOT_TIMER => set_one_shot_timer(caller, vcpu, guest_access::read(argument)?)?,

@@ -41,9 +41,13 @@ pub fn xen_version(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallR
         XENVER_PAGESIZE => return Ok(PAGE_SIZE),
         XENVER_EXTRAVERSION => guest_access::write(argument, &text::<XEN_EXTRAVERSION_LEN>(EXTRA_VERSION))?,
         XENVER_COMPILE_INFO => guest_access::write(argument, &compile_info())?,
-        XENVER_CAPABILITIES => guest_access::write(argument, &text::<XEN_CAPABILITIES_INFO_LEN>(CAPABILITIES))?,
+        XENVER_CAPABILITIES => {
+            guest_access::write(argument, &text::<XEN_CAPABILITIES_INFO_LEN>(CAPABILITIES))?
+        }
         XENVER_CHANGESET => guest_access::write(argument, &text::<XEN_CHANGESET_INFO_LEN>("unavailable"))?,
-        XENVER_COMMANDLINE => guest_access::write(argument, &text::<XEN_COMMANDLINE_LEN>(command_line(caller)))?,
+        XENVER_COMMANDLINE => {
+            guest_access::write(argument, &text::<XEN_COMMANDLINE_LEN>(command_line(caller)))?
+        }
         XENVER_PLATFORM_PARAMETERS => {
             guest_access::write(argument, &PlatformParameters { virt_start: HYPERVISOR_VIRT_START })?;
         }

@@ -9,12 +9,7 @@ use super::{
     peer::Peer,
     shared::{Access, GrantKinds},
 };
-use crate::{
-    direct_map,
-    domain::{Domain, DomainRef},
-    frame,
-    layout::PAGE_SIZE,
-};
+use crate::{direct_map, domain::Domain, frame, layout::PAGE_SIZE};
 use core::sync::atomic::Ordering;
 use hypercall_abi::{
     DomainId, Errno, GrantReference, MachineFrame,
@@ -26,8 +21,8 @@ use hypercall_abi::{
 
 /// What an end of a copy is held by.
 enum Hold {
-    /// A use of a grant.
-    Grant(DomainRef, GrantReference),
+    /// A use of a grant of the domain that the end's [`Peer`] found last.
+    Grant(GrantReference),
     /// A reference to a frame of the caller's.
     Own,
 }
@@ -80,7 +75,7 @@ impl<'a> End<'a> {
         let granter = self.peer.find(if granter == DomainId::SELF { self.caller.id } else { granter })?;
         let mut granted = granter.grant_table.granted.lock();
         let frame = granted.acquire(granter.id, reference, self.caller.id, self.access, GrantKinds::Any)?;
-        Ok((frame, Hold::Grant(granter.clone(), reference)))
+        Ok((frame, Hold::Grant(reference)))
     }
 
     /// Only the caller's own memory may be named by frame.
@@ -102,8 +97,10 @@ impl<'a> End<'a> {
     fn release(&mut self) {
         let Some(held) = self.held.take() else { return };
         match held.hold {
-            Hold::Grant(granter, reference) => {
-                granter.grant_table.granted.lock().release(reference, self.access);
+            Hold::Grant(reference) => {
+                if let Some(granter) = self.peer.last() {
+                    granter.grant_table.granted.lock().release(reference, self.access);
+                }
             }
             Hold::Own if self.access == Access::Read => frame::put(held.frame),
             Hold::Own => frame::put_writable(held.frame),

@@ -18,4 +18,9 @@ impl Peer {
         }
         self.last.as_ref().filter(|found| !found.is_dying()).ok_or(Refusal(GNTST_BAD_DOMAIN))
     }
+
+    /// The domain that was found last.
+    pub fn last(&self) -> Option<&DomainRef> {
+        self.last.as_ref()
+    }
 }

@@ -7,7 +7,9 @@ use crate::{
     hypercall::HypercallError,
     machine::TestMachine,
 };
+use core::cell::Cell;
 use hypercall_abi::{DomainId, Errno, MachineFrame};
+use std::rc::Rc;
 
 const FRAMES: u64 = 2048;
 
@@ -415,6 +417,46 @@ fn a_validation_that_is_not_continued_can_be_dropped() {
     assert_eq!(guest.unpin(tree.l4), Ok(()));
     assert!([tree.l4, tree.l3, tree.l2].map(type_of).iter().all(|frame_type| *frame_type == FrameType::None));
     audit(&[]);
+}
+
+#[test]
+fn a_table_is_undone_before_it_is_taken_into_use_again() {
+    let _machine = TestMachine::new(FRAMES);
+    let guest = TestGuest::new(1);
+    let branch = guest.pinned_branch();
+    let mut session = guest.session();
+    session.update((branch.l4, 0), Entry(0), Write::Plain).unwrap();
+    assert!(info(branch.l3).unwrap().state().is_half_done(), "it waits to be undone");
+    session.update((branch.l4, 1), Entry::new(branch.l3, RW), Write::Plain).unwrap();
+    session.update((branch.l4, 1), Entry(0), Write::Plain).unwrap();
+    session.pin(branch.l3, 3).unwrap();
+    session.unpin(branch.l4).unwrap();
+    session.get_root(branch.l4).unwrap();
+    session.put_table(branch.l4);
+    session.finish_undoing().unwrap();
+    drop(session);
+    assert_eq!((type_of(branch.l3), type_of(branch.l4)), (FrameType::L3, FrameType::None));
+    audit(&[]);
+}
+
+#[test]
+fn cpus_forget_a_table_before_it_is_plain_memory_again() {
+    let _machine = TestMachine::new(FRAMES);
+    let guest = TestGuest::new(1);
+    let branch = guest.pinned_branch();
+    let empty = guest.frame();
+    for (table, level) in [(branch.l2, 1), (branch.l3, 2), (branch.l4, 3)] {
+        guest.update(table, 7, Entry::new(empty, RW)).unwrap();
+        let flushed = Rc::new(Cell::new(false));
+        let (seen, expected) = (Rc::clone(&flushed), FrameType::table(level));
+        crate::arch::tlb::observe(move |_| {
+            assert_eq!(type_of(empty), expected);
+            seen.set(true);
+        });
+        guest.update(table, 7, Entry(0)).unwrap();
+        assert!(flushed.get(), "level {level}");
+        assert_eq!(type_of(empty), FrameType::None);
+    }
 }
 
 #[test]

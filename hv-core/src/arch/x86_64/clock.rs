@@ -54,7 +54,13 @@ pub fn set_up() {
 /// Nanoseconds since Weir started.
 #[inline]
 pub fn now() -> u64 {
-    RATES.get().map_or(0, |rates| crate::time_scale::apply(tsc().wrapping_sub(rates.scale.tsc_at_zero), rates.scale.multiplier, rates.scale.shift))
+    RATES.get().map_or(0, |rates| {
+        crate::time_scale::apply(
+            tsc().wrapping_sub(rates.scale.tsc_at_zero),
+            rates.scale.multiplier,
+            rates.scale.shift,
+        )
+    })
 }
 
 /// How guests compute system time.

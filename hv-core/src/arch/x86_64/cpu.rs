@@ -43,7 +43,9 @@ pub struct BootStackTop(&'static Cpu);
 pub fn this_cpu() -> &'static Cpu {
     let stack_pointer: usize;
     // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mov {}, rsp", out(reg) stack_pointer, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, rsp", out(reg) stack_pointer, options(nomem, nostack, preserves_flags))
+    };
     let block = (stack_pointer & !(BLOCK_SIZE - 1)) as *const CpuBlock;
     // SAFETY: the hypervisor runs only on stacks inside a `CpuBlock`, which are aligned to their size and live
     // for ever.
@@ -57,7 +59,7 @@ pub fn stack_top() -> u64 {
 
 /// Byte offset of the [`Cpu`] in its block.
 pub const CPU_OFFSET: usize = offset_of!(CpuBlock, cpu);
-const _: () = assert!(CPU_OFFSET % 64 == 0);
+const _: () = assert!(CPU_OFFSET.is_multiple_of(64));
 
 /// The CPU that was running when the machine started.
 pub fn boot_cpu() -> &'static Cpu {

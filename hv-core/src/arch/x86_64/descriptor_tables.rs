@@ -12,7 +12,7 @@ use crate::{
     layout::{DESCRIPTOR_WINDOW_BASE, DESCRIPTOR_WINDOW_SIZE, PAGE_SIZE},
     vcpu::{Context, GUEST_GDT_FRAMES},
 };
-use core::sync::atomic::Ordering;
+use core::{cell::UnsafeCell, sync::atomic::Ordering};
 use hypercall_abi::MachineFrame;
 use x86::{
     bits64::task::TaskStateSegment,
@@ -65,7 +65,25 @@ struct Tables {
     zero: MachineFrame,
 }
 
-static mut BOOT_TABLES: Option<Tables> = None;
+/// The boot CPU's tables, in a cell because the CPU itself reads the TSS at any time.
+struct TableCell(UnsafeCell<Option<Tables>>);
+
+// SAFETY: only the boot CPU uses its tables.
+unsafe impl Sync for TableCell {}
+
+impl TableCell {
+    /// The tables.
+    ///
+    /// # Safety
+    /// Only on the boot CPU, and not while another reference lives.
+    #[expect(clippy::mut_from_ref, reason = "the caller vouches for being the only one")]
+    unsafe fn get_mut(&self) -> &mut Option<Tables> {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.0.get() }
+    }
+}
+
+static BOOT_TABLES: TableCell = TableCell(UnsafeCell::new(None));
 
 /// Frames that the boot CPU's tables and special stacks need, in order: the GDT page, four interrupt stacks, and
 /// the empty page that stands for GDT pages a guest has not set.
@@ -85,7 +103,7 @@ pub fn set_up(frames: [MachineFrame; FRAMES_NEEDED]) {
     }
     tss.iomap_base = size_of::<TaskStateSegment>() as u16;
     // SAFETY: runs once, on the boot CPU, before anything else uses the tables.
-    let tables = unsafe { &mut *(&raw mut BOOT_TABLES) }.insert(Tables { tss, gdt_page, zero });
+    let tables = unsafe { BOOT_TABLES.get_mut() }.insert(Tables { tss, gdt_page, zero });
     fill_gdt_page(gdt_page, &raw const tables.tss as u64);
     map_window(gdt_page, zero);
     load();
@@ -125,7 +143,10 @@ fn map_window(gdt_page: MachineFrame, zero: MachineFrame) {
 }
 
 fn load() {
-    let gdt = DescriptorTablePointer::<u64> { limit: (RESERVED_BASE + PAGE_SIZE - 1) as u16, base: window() as *const u64 };
+    let gdt = DescriptorTablePointer::<u64> {
+        limit: (RESERVED_BASE + PAGE_SIZE - 1) as u16,
+        base: window() as *const u64,
+    };
     let idt = super::entry::interrupt_descriptor_table();
     // SAFETY: the window maps a valid GDT whose code and data descriptors are the ones loaded here; the IDT is
     // static. Loading SS with a null selector is what 64-bit ring 0 expects after an interrupt anyway.
@@ -150,7 +171,7 @@ fn load() {
 /// Points the CPU's entries from ring 3 at the end of a vCPU's saved frame.
 pub fn set_entry_stack(end_of_frame: u64) {
     // SAFETY: only this CPU uses its TSS, and it reads it when it next enters from ring 3.
-    if let Some(tables) = unsafe { &mut *(&raw mut BOOT_TABLES) } {
+    if let Some(tables) = unsafe { BOOT_TABLES.get_mut() } {
         tables.tss.rsp[0] = end_of_frame;
     }
 }
@@ -158,7 +179,7 @@ pub fn set_entry_stack(end_of_frame: u64) {
 /// Shows the guest's GDT and LDT to the CPU; the caller flushes the TLB or switches address space.
 pub fn show_guest_tables(context: &Context) {
     // SAFETY: as in `set_entry_stack`.
-    let Some(tables) = (unsafe { &*(&raw const BOOT_TABLES) }) else { return };
+    let Some(tables) = (unsafe { BOOT_TABLES.get_mut() }) else { return };
     for (page, frame) in (0u64..).zip(&context.gdt_frames) {
         paging::map_window_page(window() + page * PAGE_SIZE, frame.unwrap_or(tables.zero));
     }
@@ -169,7 +190,7 @@ pub fn show_guest_tables(context: &Context) {
 /// the CPU could not read it, since supervisor access to user pages is off.
 fn load_local_table(context: &Context) {
     // SAFETY: as in `set_entry_stack`.
-    let Some(tables) = (unsafe { &*(&raw const BOOT_TABLES) }) else { return };
+    let Some(tables) = (unsafe { BOOT_TABLES.get_mut() }) else { return };
     let mut selector = 0;
     if context.ldt_entries != 0 {
         let base = window() + LOCAL_TABLE_BASE;

@@ -52,7 +52,9 @@ fn read(register: usize) -> u32 {
 /// # Panics
 /// If its page cannot be mapped, which the page tables were prepared for.
 pub fn set_up() -> u32 {
-    let Some(registers) = paging::map_device(ADDRESS) else { panic!("the local APIC's page cannot be mapped") };
+    let Some(registers) = paging::map_device(ADDRESS) else {
+        panic!("the local APIC's page cannot be mapped")
+    };
     REGISTERS.store(registers, Ordering::Relaxed);
     write(TASK_PRIORITY, 0);
     write(TIMER, MASKED | u32::from(TIMER_VECTOR));

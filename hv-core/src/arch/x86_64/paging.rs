@@ -109,12 +109,17 @@ pub fn set_up(ram: &[Range<u64>], frames: &mut EarlyFrames) {
 fn map_image(frames: &mut EarlyFrames) {
     let sections = [
         (&raw const image_start as u64, &raw const image_text_end as u64, PRESENT | ACCESSED_DIRTY),
-        (&raw const image_text_end as u64, &raw const image_rodata_end as u64, PRESENT | ACCESSED_DIRTY | NO_EXECUTE),
+        (
+            &raw const image_text_end as u64,
+            &raw const image_rodata_end as u64,
+            PRESENT | ACCESSED_DIRTY | NO_EXECUTE,
+        ),
         (&raw const image_rodata_end as u64, &raw const image_end as u64, DATA),
     ];
     for (start, end, flags) in sections {
         for address in (start..end).step_by(PAGE_SIZE as usize) {
-            table(address, 1, frames)[index(address, 1)].store(address - IMAGE_BASE | flags, Ordering::Relaxed);
+            table(address, 1, frames)[index(address, 1)]
+                .store((address - IMAGE_BASE) | flags, Ordering::Relaxed);
         }
     }
 }
@@ -123,7 +128,9 @@ fn map_image(frames: &mut EarlyFrames) {
 fn map_range(mut address: u64, range: Range<u64>, flags: u64, frames: &mut EarlyFrames) {
     let mut machine = range.start;
     while machine < range.end {
-        let fits = machine.is_multiple_of(LARGE_PAGE) && address.is_multiple_of(LARGE_PAGE) && range.end - machine >= LARGE_PAGE;
+        let fits = machine.is_multiple_of(LARGE_PAGE)
+            && address.is_multiple_of(LARGE_PAGE)
+            && range.end - machine >= LARGE_PAGE;
         let size = if fits {
             table(address, 2, frames)[index(address, 2)].store(machine | flags | LARGE, Ordering::Relaxed);
             LARGE_PAGE
@@ -142,7 +149,11 @@ fn map_frame_tables(frame_count: u64, frames: &mut EarlyFrames) {
     map_fresh(&[(FRAME_TABLE_BASE, DATA)], table_size, frames);
     let list_size = (frame_count * 8).next_multiple_of(PAGE_SIZE);
     let for_guests = PRESENT | USER | ACCESSED_DIRTY | NO_EXECUTE;
-    map_fresh(&[(MACHINE_TO_PHYSICAL_WRITABLE_BASE, DATA), (MACHINE_TO_PHYSICAL_BASE, for_guests)], list_size, frames);
+    map_fresh(
+        &[(MACHINE_TO_PHYSICAL_WRITABLE_BASE, DATA), (MACHINE_TO_PHYSICAL_BASE, for_guests)],
+        list_size,
+        frames,
+    );
 }
 
 fn map_fresh(places: &[(u64, u64)], size: u64, frames: &mut EarlyFrames) {
@@ -150,7 +161,8 @@ fn map_fresh(places: &[(u64, u64)], size: u64, frames: &mut EarlyFrames) {
         let frame = frames.take();
         for &(base, flags) in places {
             let address = base + offset;
-            table(address, 1, frames)[index(address, 1)].store(frame.physical_address() | flags, Ordering::Relaxed);
+            table(address, 1, frames)[index(address, 1)]
+                .store(frame.physical_address() | flags, Ordering::Relaxed);
         }
     }
 }

@@ -56,7 +56,8 @@ pub extern "C" fn start(magic: u32, information: u32) -> ! {
         _ => boot_info::from_pvh(&BootMemory, information),
     };
     let Some(info) = info else { panic!("the boot loader left no information that can be read") };
-    let line = machine().command_line.call_once(|| CommandLine::new(info.command_line.hypervisor().as_bytes()));
+    let line =
+        machine().command_line.call_once(|| CommandLine::new(info.command_line.hypervisor().as_bytes()));
     let options = Options::parse(line.hypervisor(), |word| log::warn!("unknown option {word:?} ignored"));
     log::set_max_level(options.log_level);
     power::set_debug_exit(options.debug_exit);
@@ -91,7 +92,9 @@ fn set_up_memory(info: &BootInfo) {
     let ranges = &ranges[..count];
     let Some(last) = ranges.last() else { panic!("the boot loader names no usable memory") };
     direct_map::set_frame_count(last.end / PAGE_SIZE);
-    let Some(home) = largest_gap(ranges, &used_ranges(info)) else { panic!("there is no memory below 4 GiB") };
+    let Some(home) = largest_gap(ranges, &used_ranges(info)) else {
+        panic!("there is no memory below 4 GiB")
+    };
     let mut frames = EarlyFrames::new(home.clone());
     paging::set_up(ranges, &mut frames);
     let stacks = core::array::from_fn(|_| frames.take());
@@ -199,7 +202,7 @@ fn reserve(io_apic_address: u64) {
         memory(local_apic::ADDRESS),
         memory(io_apic_address),
         (Resource::Memory, 1 << (physical_address_bits() - PAGE_SHIFT)..=u64::MAX),
-        ports(0x20, 0x21),   // legacy interrupt controllers
+        ports(0x20, 0x21), // legacy interrupt controllers
         ports(0xa0, 0xa1),
         ports(0x40, 0x43),   // timer
         ports(0x3f8, 0x3ff), // serial port
@@ -222,11 +225,16 @@ fn physical_address_bits() -> u32 {
 /// The two legacy interrupt controllers are moved off the exceptions' vectors and silenced.
 fn mask_legacy_controllers() {
     let commands: [(u16, u32); 10] = [
-        (0x20, 0x11), (0xa0, 0x11), // initialise
-        (0x21, 0x20), (0xa1, 0x28), // vectors 32 and 40
-        (0x21, 0x04), (0xa1, 0x02), // how they are connected
-        (0x21, 0x01), (0xa1, 0x01),
-        (0x21, 0xff), (0xa1, 0xff), // all lines masked
+        (0x20, 0x11),
+        (0xa0, 0x11), // initialise
+        (0x21, 0x20),
+        (0xa1, 0x28), // vectors 32 and 40
+        (0x21, 0x04),
+        (0xa1, 0x02), // how they are connected
+        (0x21, 0x01),
+        (0xa1, 0x01),
+        (0x21, 0xff),
+        (0xa1, 0xff), // all lines masked
     ];
     for (port, value) in commands {
         super::port::write(port, 1, value);
@@ -259,7 +267,7 @@ fn start_control_domain(info: &BootInfo, options: &Options) {
 /// The modules have been copied into the control domain: their memory is free.
 fn free_modules(info: &BootInfo) {
     for module in info.modules() {
-        let whole = module.start.next_multiple_of(PAGE_SIZE) / PAGE_SIZE..module.end / PAGE_SIZE;
+        let whole = module.start.div_ceil(PAGE_SIZE)..module.end / PAGE_SIZE;
         whole.for_each(|frame| frame_allocator::free_from_hypervisor(MachineFrame(frame), 0));
     }
 }

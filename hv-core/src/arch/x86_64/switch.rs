@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "entered from assembly with raw registers, and loads the CPU for the next vCPU")]
+#![expect(
+    unsafe_code,
+    reason = "entered from assembly with raw registers, and loads the CPU for the next vCPU"
+)]
 //! What happens between entering the hypervisor and leaving it.
 //!
 //! Entry code calls in with the running vCPU's registers and leaves with the registers it gets back. In between the
@@ -97,8 +100,9 @@ fn handle_interrupt(cpu: &Cpu, vector: u8) {
             local_apic::end_of_interrupt();
         }
         local_apic::SPURIOUS_VECTOR => {}
-        vector if (vector as usize) < interrupt::FIRST_VECTOR as usize + interrupt::MOST_INTERRUPTS
-            && vector >= interrupt::FIRST_VECTOR =>
+        vector
+            if (vector as usize) < interrupt::FIRST_VECTOR as usize + interrupt::MOST_INTERRUPTS
+                && vector >= interrupt::FIRST_VECTOR =>
         {
             interrupt::handle(cpu, vector);
         }
@@ -298,7 +302,8 @@ pub fn load_segment_bases(context: &Context) {
 /// Takes over bases that the guest changed by loading a selector.
 fn store_segment_bases(context: &mut Context) {
     // SAFETY: reads registers that every 64-bit CPU has.
-    let (fs, gs) = unsafe { (x86::msr::rdmsr(x86::msr::IA32_FS_BASE), x86::msr::rdmsr(x86::msr::IA32_GS_BASE)) };
+    let (fs, gs) =
+        unsafe { (x86::msr::rdmsr(x86::msr::IA32_FS_BASE), x86::msr::rdmsr(x86::msr::IA32_GS_BASE)) };
     context.fs_base = fs;
     if context.in_kernel {
         context.gs_base_kernel = gs;
