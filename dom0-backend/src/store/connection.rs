@@ -90,8 +90,8 @@ impl Connection {
         self.outbox.push_reply(reply);
     }
 
-    /// Queues a watch event: that `path` changed, or, if too many events wait already or this one does not fit
-    /// a message, that something at or below `watched` did.
+    /// Queues a watch event: that `path` changed, or, if too many events wait already or this one does not
+    /// fit a message, that something at or below `watched` did.
     pub fn send_event(&mut self, path: &str, watched: &str, token: &[u8], limits: &Limits) {
         let exact = if self.outbox.event_bytes < limits.event_bytes { Some(path) } else { None };
         let payload = exact.and_then(|path| wire::event_payload(path, token));

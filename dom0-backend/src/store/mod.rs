@@ -2,8 +2,8 @@
 //!
 //! Toolstack, front ends and back ends write here where their rings and event channels are, and watch what
 //! the others write. Guests speak Xen's wire protocol through a ring in a shared page; parts of dom0 call
-//! functions. This module is all logic and no I/O: bytes come in through [`Server::receive`] and leave through
-//! [`Server::output`], and what takes a hypercall is handed out as an [`Action`].
+//! functions. This module is all logic and no I/O: bytes come in through [`Server::receive`] and leave
+//! through [`Server::output`], and what takes a hypercall is handed out as an [`Action`].
 //!
 //! ```text
 //!   bytes ──▶ connection ──▶ wire ──▶ server ──▶ operation ──▶ database ──▶ tree

@@ -1,7 +1,7 @@
 //! The tree of nodes: values, permissions and generations, as one value that is cheap to copy.
 //!
-//! A [`Tree`] is a snapshot of itself. Cloning it costs a few reference counts, and the clone keeps reading what
-//! was there then, whatever becomes of the original; that is all a transaction needs to start.
+//! A [`Tree`] is a snapshot of itself. Cloning it costs a few reference counts, and the clone keeps reading
+//! what was there then, whatever becomes of the original; that is all a transaction needs to start.
 //!
 //! Every change of a node gives it a [`Generation`] that was never used before, so two readings of a node are
 //! of the same node unchanged exactly if the generations are equal, even if it was removed and made again in

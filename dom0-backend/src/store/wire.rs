@@ -2,7 +2,8 @@
 //!
 //! Two things can be wrong with what a client sends, and they end differently. A broken *frame*
 //! ([`FramingError`]) leaves nobody knowing where the next message starts, so the connection is over. A frame
-//! whose *payload* makes no sense ([`Malformed`]) gets an error reply, and the next message is none the worse.
+//! whose *payload* makes no sense ([`Malformed`]) gets an error reply, and the next message is none the
+//! worse.
 //!
 //! A [`Request`] borrows from the message it was parsed from. Paths in it are still raw text, because what a
 //! relative one means depends on who asks.

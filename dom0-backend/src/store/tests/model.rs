@@ -28,7 +28,8 @@ enum Request {
 
 type Reply = Answer<Vec<String>>;
 
-/// An open transaction: who, its number, what it asked and got, and how often the map had changed at its start.
+/// An open transaction: who, its number, what it asked and got, and how often the map had changed at its
+/// start.
 struct Open {
     client: usize,
     number: u32,

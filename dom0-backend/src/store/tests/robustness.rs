@@ -154,8 +154,9 @@ proptest! {
     #[test]
     fn the_books_balance_whatever_is_sent(attacks in prop::collection::vec(attack(), 1..200)) {
         let limits = Limits {
-            nodes: 6, watches: 4, transactions: 3, transaction_nodes: 8, memory: 1500, event_bytes: 100, replies: 5,
-            lag: 10, ..Limits::default()
+            nodes: 6, watches: 4, transactions: 3, transaction_nodes: 8,
+            memory: 1500, event_bytes: 100, replies: 5, lag: 10,
+            ..Limits::default()
         };
         let mut server = Server::new(limits.clone());
         let dom0 = server.connect();
