@@ -12,7 +12,7 @@
 //!        └──── upcall ◄── SCHEDOP_block, which unmasks events ◄── arm timer ◄── no ┘
 //! ```
 //!
-//! On a host the same executor runs under [`testing::run`] with a virtual clock.
+//! On a host the same executor runs under `testing::run` with a virtual clock.
 
 mod platform;
 mod ready;

@@ -21,7 +21,11 @@ use hypercall_abi::MachineFrame;
 
 pub(crate) use area::AddressRange;
 pub use frames::{Contiguity, PageCount};
-pub use mapping::{Mapping, Protection, map_device_memory, map_machine_frames, page_table_entry_address};
+#[cfg(target_os = "none")]
+pub(crate) use mapping::set_own_domain;
+pub use mapping::{
+    Mapping, Protection, map_device_memory, map_machine_frames, map_own_frames, page_table_entry_address,
+};
 pub use page::{BuilderPage, Page, PageRun};
 pub use shared::SharedMemory;
 #[cfg(target_os = "none")]
@@ -32,7 +36,7 @@ pub(crate) use window::Image;
 /// The machine frame behind an address of the kernel's image, of its heap or of a page of its own. Nothing
 /// else has one: not what was mapped from elsewhere.
 #[inline]
-pub fn machine_frame_of(virtual_address: usize) -> Option<MachineFrame> {
+pub(crate) fn machine_frame_of(virtual_address: usize) -> Option<MachineFrame> {
     frames::machine_frame_of(virtual_address)
 }
 

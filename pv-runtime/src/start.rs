@@ -61,6 +61,7 @@ extern "C" fn start(start_info: *const StartInfo) -> ! {
     let boot_info = Box::leak(Box::new(boot_info(&info)));
     console::init(boot_info);
     boot_info.domain_id = event_channel::own_domain_id().unwrap_or(boot_info.domain_id);
+    memory::set_own_domain(boot_info.domain_id);
     boot_info.hypervisor_version = hypercall::xen_version().unwrap_or_default();
     let boot_info: &'static BootInfo = boot_info;
     executor::spawn(console::service());

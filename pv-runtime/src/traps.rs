@@ -1,7 +1,7 @@
 //! Exceptions, and the entry points that the hypervisor calls.
 //!
 //! A kernel without user programs has no use for exceptions: each of them is an error. It is reported with
-//! the registers, and the domain ends. Only tests that provoke faults on purpose survive them, by [`catch`].
+//! the registers, and the domain ends. Only tests that provoke faults on purpose survive them, by `catch`.
 //! The assembly in `entry.s` makes a [`TrapFrame`] of each.
 
 use core::fmt;

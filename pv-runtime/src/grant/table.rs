@@ -20,7 +20,7 @@ use super::GrantAccess;
 use crate::executor::sleep;
 use crate::hypercall::grant_table_op;
 use crate::kernel_local;
-use crate::memory::{Mapping, Protection, map_machine_frames};
+use crate::memory::{Mapping, Protection, map_own_frames};
 
 /// How long to wait before looking again whether a grant is still in use.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
@@ -106,6 +106,9 @@ fn table_frame(count: usize) -> Result<MachineFrame, Errno> {
 
 /// Lets `domain` at a frame of this domain's memory, until the returned value ends.
 ///
+/// The frame is that of a [`Page`](crate::memory::Page) or of a page of a run: memory that is reached in no
+/// other way than as shared.
+///
 /// # Errors
 ///
 /// `ENOSPC` if the hypervisor allows no larger table, `ERANGE` if the frame's number is too large for it.
@@ -115,7 +118,8 @@ pub fn grant_access(domain: DomainId, frame: MachineFrame, access: GrantAccess) 
         let mut table = table.borrow_mut();
         if table.free.is_empty() {
             let added = table_frame(table.frames.len() + 1)?;
-            table.add_frame(map_machine_frames(&[added], DomainId::SELF, Protection::ReadWrite)?);
+            // SAFETY: the frame belongs to the table, and only the mapping reaches it.
+            table.add_frame(unsafe { map_own_frames(&[added], Protection::ReadWrite)? });
         }
         let reference = table.grant(domain, frame, access).ok_or(Errno::ENOSPC)?;
         Ok(Grant { reference })

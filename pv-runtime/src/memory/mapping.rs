@@ -2,6 +2,7 @@
 //! Mapping frames by their machine numbers: device memory, and frames of other domains.
 
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::mem::size_of;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::AtomicU32;
@@ -14,6 +15,7 @@ use super::layout::*;
 use super::shared::SharedMemory;
 use super::updates::UpdateBatch;
 use crate::hypercall;
+use crate::kernel_local;
 
 /// The machine address of the page-table entry for an address of the window or of a mapping: what
 /// `mmu_update` takes. The entry itself is the hypervisor's to change.
@@ -47,6 +49,16 @@ impl Protection {
     }
 }
 
+kernel_local! {
+    /// This domain's number, once it is known.
+    static OWN_DOMAIN: Cell<DomainId> = Cell::new(DomainId::SELF);
+}
+
+/// Notes this domain's number.
+pub(crate) fn set_own_domain(domain: DomainId) {
+    OWN_DOMAIN.with(|own| own.set(domain));
+}
+
 /// Maps frames of `owner` at addresses that follow each other.
 ///
 /// For device memory the owner is [`DomainId::IO`]; frames of another domain may be mapped only by a domain
@@ -54,9 +66,41 @@ impl Protection {
 ///
 /// # Errors
 ///
-/// `ENOMEM` if there is no room, `EINVAL` for no frames, or why the hypervisor refused a frame; then nothing
-/// stays mapped.
+/// `ENOMEM` if there is no room, `EINVAL` for no frames or for this domain's own, or why the hypervisor
+/// refused a frame; then nothing stays mapped.
 pub fn map_machine_frames(
+    frames: &[MachineFrame],
+    owner: DomainId,
+    protection: Protection,
+) -> Result<Mapping, Errno> {
+    let own = [DomainId::SELF, OWN_DOMAIN.with(Cell::get)];
+    if own.contains(&owner) {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: the hypervisor maps only frames of `owner`, and that is not this domain.
+    unsafe { map_frames(frames, owner, protection) }
+}
+
+/// Maps frames of this domain a second time, or frames that the hypervisor shares with it.
+///
+/// # Errors
+///
+/// As for [`map_machine_frames`].
+///
+/// # Safety
+///
+/// What is in the frames must not be in Rust's hands otherwise than as [`SharedMemory`].
+pub unsafe fn map_own_frames(frames: &[MachineFrame], protection: Protection) -> Result<Mapping, Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { map_frames(frames, DomainId::SELF, protection) }
+}
+
+/// Maps frames, whoever owns them.
+///
+/// # Safety
+///
+/// As for [`map_own_frames`], if they are this domain's.
+unsafe fn map_frames(
     frames: &[MachineFrame],
     owner: DomainId,
     protection: Protection,
@@ -64,8 +108,8 @@ pub fn map_machine_frames(
     if frames.is_empty() {
         return Err(Errno::EINVAL);
     }
-    let mapping =
-        Mapping { range: AddressRange::new(frames.len())?, writable: protection != Protection::ReadOnly };
+    let writable = protection != Protection::ReadOnly;
+    let mapping = Mapping { range: AddressRange::new(frames.len())?, writable };
     let mut updates = UpdateBatch::new(owner);
     for (address, frame) in mapping.range.addresses().zip(frames) {
         let place = page_table_entry_address(address).ok_or(Errno::ENOENT)?;

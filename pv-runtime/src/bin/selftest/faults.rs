@@ -3,8 +3,8 @@
 
 use alloc::format;
 
-use hypercall_abi::{DomainId, PAGE_SIZE};
-use pv_runtime::memory::{Page, Protection, SharedMemory, map_machine_frames};
+use hypercall_abi::PAGE_SIZE;
+use pv_runtime::memory::{Page, Protection, SharedMemory, map_own_frames};
 use pv_runtime::traps::{Fault, catch};
 
 use crate::{Outcome, during, expect};
@@ -75,7 +75,8 @@ pub async fn writes() -> Outcome {
 pub async fn after_unmap() -> Outcome {
     let page = during("a page", Page::new())?;
     let frames = [page.machine_frame()];
-    let mapping = during("mapping", map_machine_frames(&frames, DomainId::SELF, Protection::ReadOnly))?;
+    // SAFETY: the page is reached as shared memory only.
+    let mapping = during("mapping", unsafe { map_own_frames(&frames, Protection::ReadOnly) })?;
     let address = mapping.virtual_address() as u64;
     expect(read_at(address).is_ok(), "reading the mapping faulted")?;
     // SAFETY: the page is ours and holds nothing.

@@ -5,11 +5,12 @@
 //! Boot it as the initial domain or as a guest. It prints a line for each check, then
 //! `selftest: <n> passed, <m> failed`, and powers off. Words of the command line: `only=<check>` runs one check,
 //! `input` waits for a line at the console, `bench` prints instruction counts (exact under a deterministic
-//! machine), `log=debug` logs more.
+//! machine), `crash=<way>` ends badly, `log=debug` logs more.
 
 extern crate alloc;
 
 mod bench;
+mod crash;
 mod events;
 mod faults;
 mod grants;
@@ -48,6 +49,9 @@ fn during<T, E: Display>(what: &str, result: Result<T, E>) -> Result<T, String> 
 async fn main(info: &'static BootInfo) {
     let (major, minor) = info.hypervisor_version;
     println!("selftest: domain {} on version {major}.{minor}, {} pages", info.domain_id, info.memory_pages);
+    if let Some(way) = info.option("crash") {
+        crash::crash(way);
+    }
     let (mut passed, mut failed) = (0, 0);
     for (name, check) in checks(info) {
         if info.option("only").is_some_and(|only| only != name) {
