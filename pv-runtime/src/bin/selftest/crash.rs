@@ -19,7 +19,7 @@ pub fn crash(way: &str) {
 
 fn write_to_nowhere() {
     // SAFETY: nothing is mapped there, so this faults, which ends the domain.
-    unsafe { black_box(0xdead_000_usize as *mut u64).write_volatile(1) };
+    unsafe { black_box(0xdead_b000_usize as *mut u64).write_volatile(1) };
 }
 
 /// Calls itself until the stack meets its guard page.
