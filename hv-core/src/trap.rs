@@ -11,7 +11,7 @@ use crate::{
     hypercall::{Caller, HypercallResult},
     layout::is_canonical,
     lifecycle,
-    vcpu::{Callback, Context},
+    vcpu::{Callback, Context, Vcpu},
 };
 use core::sync::atomic::Ordering;
 use hypercall_abi::{
@@ -126,20 +126,24 @@ fn enter_handler(caller: &mut Caller<'_>, handler: &TrapInfo, error_code: Option
     enter_kernel(caller, callback, error_code);
 }
 
-/// Enters the guest's event handler if events are pending and not masked.
+/// True when the vCPU has events pending and does not mask them.
 #[inline]
+pub fn has_deliverable_events(vcpu: &Vcpu) -> bool {
+    vcpu.info().is_some_and(|info| {
+        info.upcall_pending().load(Ordering::Acquire) != 0 && info.upcall_mask().load(Ordering::Relaxed) == 0
+    })
+}
+
+/// Enters the guest's event handler if events are pending and not masked.
 pub fn deliver_events(caller: &mut Caller<'_>) {
-    let Some(info) = caller.vcpu.info() else { return };
-    if info.upcall_pending().load(Ordering::Acquire) == 0 || info.upcall_mask().load(Ordering::Relaxed) != 0 {
-        return;
-    }
     let callback = caller.context.event_callback;
-    if callback.address != 0 {
+    if callback.address != 0 && has_deliverable_events(caller.vcpu) {
         enter_kernel(caller, Callback { masks_events: true, ..callback }, None);
     }
 }
 
 /// SYSCALL from the guest's user mode: enters the kernel's handler.
+#[inline(never)]
 pub fn system_call(caller: &mut Caller<'_>) {
     let callback = caller.context.syscall_callback;
     if callback.address == 0 {
@@ -152,6 +156,8 @@ pub fn system_call(caller: &mut Caller<'_>) {
 const SYSCALL_LENGTH: u64 = 2;
 
 /// SYSCALL from 32-bit code, for which no guest can register a handler yet: to the guest, an invalid instruction.
+#[cold]
+#[inline(never)]
 pub fn compatibility_system_call(caller: &mut Caller<'_>) {
     caller.context.registers.rip = caller.context.registers.rip.wrapping_sub(SYSCALL_LENGTH);
     raise(caller, vector::INVALID_OPCODE, 0);
@@ -228,6 +234,7 @@ fn continue_at(context: &mut Context, address: u64, stack: u64) {
 /// # Errors
 /// `EFAULT` when the stack cannot be read, `EINVAL` for a return to user mode without a user page table; the guest
 /// cannot go on after either, so it is crashed.
+#[inline(never)]
 pub fn iret(caller: &mut Caller<'_>) -> HypercallResult {
     let frame = match read_return_frame(caller) {
         Ok(frame) => frame,

@@ -6,17 +6,19 @@
 //! lock. The rest of [`Vcpu`] is shared and made of atomics.
 
 use crate::{
-    arch::FpuState, direct_map, domain::Domain, frame_object::FrameBox, hypercall::Caller,
+    arch::FpuState, direct_map, domain::Domain, frame_object::FrameBox, hypercall::Caller, layout::PAGE_SIZE,
     scheduler::VcpuSchedule, time::VcpuTimers,
 };
 use core::{
     cell::UnsafeCell,
+    mem::offset_of,
+    ptr::NonNull,
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 use hypercall_abi::{
     Errno, MachineFrame, VcpuId,
     arch_x86::{CpuUserRegs, TrapInfo},
-    xen::NR_VIRQS,
+    xen::{ArchVcpuInfo, NR_VIRQS, VcpuInfo},
 };
 use zerocopy::FromZeros;
 
@@ -123,7 +125,7 @@ impl Context {
 
 const _: () = {
     // The CPU pushes its frame at the end of `ss`; it must be 16-byte aligned for RSP0 to be exact.
-    let end_of_frame = core::mem::offset_of!(Context, registers) + core::mem::offset_of!(CpuUserRegs, es);
+    let end_of_frame = offset_of!(Context, registers) + offset_of!(CpuUserRegs, es);
     assert!(end_of_frame % 16 == 0);
 };
 
@@ -158,8 +160,8 @@ pub struct Vcpu {
     pub retired: AtomicBool,
     /// The guest moved its `vcpu_info` to a frame of its own, which is held.
     pub own_info: AtomicBool,
-    /// Where its `vcpu_info` lies: machine address; zero before it is known.
-    info_address: AtomicU64,
+    /// Where its `vcpu_info` lies in the direct map; null before that is known.
+    info: AtomicPtr<u8>,
     /// What the scheduler keeps for it.
     pub schedule: VcpuSchedule,
     /// Its timers.
@@ -190,7 +192,7 @@ impl Vcpu {
             initialised: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             own_info: AtomicBool::new(false),
-            info_address: AtomicU64::new(0),
+            info: AtomicPtr::new(core::ptr::null_mut()),
             schedule: VcpuSchedule::new(),
             timers: VcpuTimers::new(),
             virq_ports: [const { AtomicU32::new(0) }; NR_VIRQS as usize],
@@ -237,62 +239,71 @@ impl Vcpu {
     /// The `vcpu_info` this vCPU shares with its guest, once its place is known.
     #[inline]
     pub fn info(&self) -> Option<SharedVcpuInfo> {
-        let address = self.info_address.load(Ordering::Relaxed);
-        (address != 0).then_some(SharedVcpuInfo { address })
+        NonNull::new(self.info.load(Ordering::Relaxed)).map(|base| SharedVcpuInfo { base })
     }
 
     /// Forgets where the `vcpu_info` lies; returns its frame.
     pub fn forget_info(&self) -> Option<MachineFrame> {
-        let address = self.info_address.swap(0, Ordering::AcqRel);
-        (address != 0).then_some(MachineFrame(address >> 12))
+        let base = NonNull::new(self.info.swap(core::ptr::null_mut(), Ordering::AcqRel))?;
+        Some(direct_map::frame_of(base.as_ptr()))
     }
 
     /// Says where the `vcpu_info` lies.
+    ///
+    /// # Panics
+    /// If it does not lie aligned inside the frame: what a guest asks for is checked before.
     pub fn set_info(&self, frame: MachineFrame, offset: usize) {
-        self.info_address.store(frame.physical_address() + offset as u64, Ordering::Relaxed);
+        let fits =
+            offset <= PAGE_SIZE as usize - size_of::<VcpuInfo>() && offset.is_multiple_of(align_of::<u64>());
+        assert!(fits, "vcpu_info at offset {offset} of a frame");
+        self.info.store(direct_map::pointer(frame).wrapping_add(offset), Ordering::Release);
     }
 }
 
 /// A guest's `struct vcpu_info` as atomics: the guest writes it at any time.
 #[derive(Clone, Copy)]
 pub struct SharedVcpuInfo {
-    address: u64,
+    base: NonNull<u8>,
 }
 
 impl SharedVcpuInfo {
+    /// The integer at `offset` bytes, which is a field of [`VcpuInfo`] of this size.
+    #[inline]
     fn field<T: direct_map::SharedInteger>(&self, offset: usize) -> &'static T::Atomic {
-        let address = self.address + offset as u64;
-        direct_map::atomic::<T>(MachineFrame(address >> 12), (address & 0xfff) as usize)
+        // SAFETY: `set_info` made sure that a whole, aligned `VcpuInfo` lies at `base` in the direct map, which is
+        // mapped for ever; the frame is held until `forget_info`. Atomics may be shared with anybody.
+        unsafe { self.base.add(offset).cast().as_ref() }
     }
 
     /// `evtchn_upcall_pending`.
     #[inline]
     pub fn upcall_pending(&self) -> &'static AtomicU8 {
-        self.field::<u8>(core::mem::offset_of!(hypercall_abi::xen::VcpuInfo, evtchn_upcall_pending))
+        self.field::<u8>(offset_of!(VcpuInfo, evtchn_upcall_pending))
     }
 
     /// `evtchn_upcall_mask`.
     #[inline]
     pub fn upcall_mask(&self) -> &'static AtomicU8 {
-        self.field::<u8>(core::mem::offset_of!(hypercall_abi::xen::VcpuInfo, evtchn_upcall_mask))
+        self.field::<u8>(offset_of!(VcpuInfo, evtchn_upcall_mask))
     }
 
     /// `evtchn_pending_sel`.
     #[inline]
     pub fn pending_selector(&self) -> &'static AtomicU64 {
-        self.field::<u64>(core::mem::offset_of!(hypercall_abi::xen::VcpuInfo, evtchn_pending_sel))
+        self.field::<u64>(offset_of!(VcpuInfo, evtchn_pending_sel))
     }
 
     /// `arch.cr2`.
     #[inline]
     pub fn fault_address(&self) -> &'static AtomicU64 {
-        let arch = core::mem::offset_of!(hypercall_abi::xen::VcpuInfo, arch);
-        self.field::<u64>(arch + core::mem::offset_of!(hypercall_abi::xen::ArchVcpuInfo, cr2))
+        self.field::<u64>(offset_of!(VcpuInfo, arch) + offset_of!(ArchVcpuInfo, cr2))
     }
 
     /// Machine address of `time`.
     pub fn time_address(&self) -> u64 {
-        self.address + core::mem::offset_of!(hypercall_abi::xen::VcpuInfo, time) as u64
+        let base = self.base.as_ptr();
+        let offset = base as u64 % PAGE_SIZE + offset_of!(VcpuInfo, time) as u64;
+        direct_map::frame_of(base).physical_address() + offset
     }
 }
 

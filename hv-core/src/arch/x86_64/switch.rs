@@ -178,9 +178,24 @@ fn broken(registers: &CpuUserRegs) -> ! {
     );
 }
 
-/// Does what has come up for this CPU, and returns the registers of whichever vCPU runs next.
-#[inline]
+/// The registers of whichever vCPU runs next. Nearly always that is the one that came in, with nothing to do and no
+/// event to be told of; everything else is [`settle`]'s.
+#[inline(always)]
 fn leave(cpu: &'static Cpu) -> *mut CpuUserRegs {
+    if cpu.work.load(Ordering::Relaxed) == 0
+        && let Some(vcpu) = cpu.current()
+        && !trap::has_deliverable_events(vcpu)
+    {
+        // SAFETY: the cause of entry has been handled, so its `Caller` is gone.
+        return unsafe { &raw mut vcpu.context_mut().registers };
+    }
+    settle(cpu)
+}
+
+/// Does what has come up for this CPU until a vCPU can run, and tells it of its events.
+#[cold]
+#[inline(never)]
+fn settle(cpu: &'static Cpu) -> *mut CpuUserRegs {
     loop {
         if cpu.work.load(Ordering::Relaxed) != 0 {
             do_work(cpu);
@@ -189,7 +204,7 @@ fn leave(cpu: &'static Cpu) -> *mut CpuUserRegs {
             idle(cpu);
             continue;
         };
-        // SAFETY: the cause of entry has been handled, so its `Caller` is gone.
+        // SAFETY: as in `leave`.
         let mut caller = unsafe { caller(vcpu) };
         trap::deliver_events(&mut caller);
         if cpu.work.load(Ordering::Relaxed) == 0 {
