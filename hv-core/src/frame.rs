@@ -26,6 +26,7 @@ mod table;
 pub use ledger::{DomainLedger, Ledger, recount, recount_domain};
 pub use memory::DomainMemory;
 pub use release::{Progress, give_up, release_some};
+pub(crate) use release::{give_possessed, take_possessed};
 pub use state::{FrameState, FrameType, MAX_REFERENCES, MAX_TYPED};
 pub use table::{FrameInfo, info};
 
@@ -121,7 +122,7 @@ pub fn get(frame: MachineFrame, owner: DomainId) -> Result<(), Errno> {
 /// Gives back a reference from [`get`]; the frame is freed if it was the last one.
 ///
 /// A TLB that may hold a mapping made under this reference must have been flushed, unless the mapping was the
-/// owner's own: for those [`DomainMemory::note_stale_mapping`] sees to it.
+/// owner's own: those are noted as they go, and the owner's TLBs flushed before the frame is freed.
 #[inline]
 pub fn put(frame: MachineFrame) {
     drop_reference(frame, FrameState::without_reference);

@@ -5,7 +5,7 @@
 //! long as that is free as a whole; allocating splits the smallest block that will do.
 //!
 //! A frame is zeroed when a domain gets it and not when it is freed: no frame reaches a domain by another way
-//! than [`allocate_for_domain`] and [`crate::frame::share_new`], so nobody ever sees what it held before. The
+//! than [`allocate_for_domain`], [`crate::frame::share_new`] and an exchange, so nobody ever sees what it held before. The
 //! hypervisor's own frames are not zeroed; no domain sees those.
 //!
 //! Memory below 4 GiB is a zone of its own, used last, so that devices which can address no more find some.
@@ -187,6 +187,14 @@ pub fn allocate_for_hypervisor(order: u32) -> Option<MachineFrame> {
     let frame = machine().allocator.take(order, Limit::Any)?;
     set_states(frame, order, FrameState::HYPERVISOR);
     Some(frame)
+}
+
+/// Takes `2^order` contiguous zeroed frames for the hypervisor, to be given to a domain that gives as many back.
+pub(crate) fn allocate_zeroed(order: u32, limit: Limit) -> Option<MachineFrame> {
+    let first = machine().allocator.take(order, limit)?;
+    set_states(first, order, FrameState::HYPERVISOR);
+    (first.0..first.0 + (1 << order)).for_each(|frame| direct_map::zero(MachineFrame(frame)));
+    Some(first)
 }
 
 /// Gives `2^order` frames of the hypervisor's back.

@@ -3,6 +3,7 @@
 //! A call over many extents does some, says how many in the upper part of its command, and is executed again; in
 //! the end it returns how many extents it managed, which may be fewer than were asked for.
 
+mod exchange;
 mod map;
 mod reservation;
 
@@ -35,6 +36,7 @@ pub fn memory_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallRes
         XENMEM_INCREASE_RESERVATION => reservation::increase(caller, address, done),
         XENMEM_DECREASE_RESERVATION => reservation::decrease(caller, address, done),
         XENMEM_POPULATE_PHYSMAP => reservation::populate(caller, address, done),
+        XENMEM_EXCHANGE => exchange::exchange(caller, address),
         XENMEM_CURRENT_RESERVATION => about(caller, address, |domain| domain.memory.total()),
         XENMEM_MAXIMUM_RESERVATION => about(caller, address, |domain| domain.memory.maximum()),
         XENMEM_CLAIM_PAGES => claim(caller, address),

@@ -18,7 +18,7 @@
 //! kept in [`Tables`], and whoever next takes a table of that domain into use carries on with it before anything else.
 //!
 //! Old translations in TLBs: an entry that stops mapping something, or stops mapping it writable, is *noted* with
-//! the domain ([`crate::frame::DomainMemory::note_stale_mapping`]). Before a frame gets a new life (untyped to
+//! the domain (`DomainMemory::note_stale_mapping`). Before a frame gets a new life (untyped to
 //! table, table to untyped, freed) its domain's TLBs are flushed if there is such a note.
 //!
 //! Not supported, and refused: large pages, and tables that are their own parents ("linear" tables).

@@ -37,6 +37,34 @@ pub fn give_up(domain: &Domain, frame: MachineFrame) -> Result<(), Errno> {
     }
 }
 
+/// Makes a frame the hypervisor's that `domain` possesses and nobody uses. It still counts as the domain's.
+///
+/// # Errors
+/// `EINVAL` when the domain does not possess it, `EBUSY` when it is used.
+pub(crate) fn take_possessed(domain: &Domain, frame: MachineFrame) -> Result<(), Errno> {
+    let idle = FrameState::allocated_to(domain.id);
+    let take = |state: FrameState| if state == idle { Some(FrameState::HYPERVISOR) } else { None };
+    match info(frame).ok_or(Errno::EINVAL)?.change(take) {
+        Ok(_) => {
+            domain.memory.frames().possessed.remove(frame);
+            Ok(())
+        }
+        Err(state) if state.owner() == domain.id && state.is_allocated() => Err(Errno::EBUSY),
+        Err(_) => Err(Errno::EINVAL),
+    }
+}
+
+/// Makes `domain` possess frames of the hypervisor's, in the place of such as [`take_possessed`] took.
+pub(crate) fn give_possessed(domain: &Domain, first: MachineFrame, count: u64) {
+    let mut frames = domain.memory.frames();
+    for frame in (first.0..first.0 + count).map(MachineFrame) {
+        if let Some(info) = info(frame) {
+            info.set_state(FrameState::allocated_to(domain.id));
+            frames.possessed.push(frame);
+        }
+    }
+}
+
 /// Takes a piece of what a dying domain owns away from it: about `budget` page-table entries and frames.
 ///
 /// First the pins go, and with them the tables; then possession of every frame. The domain must be dying and no

@@ -2,7 +2,6 @@
 
 use super::{FRAMES_AT_ONCE, read, restart};
 use crate::{
-    domain::Domain,
     frame,
     frame_allocator::{self, Limit, MAX_ORDER},
     guest_access,
@@ -71,23 +70,18 @@ pub(super) fn populate(caller: &mut Caller<'_>, address: u64, done: u64) -> Hype
     let limit = limit(&reservation)?;
     for_each_extent(caller, XENMEM_POPULATE_PHYSMAP, &reservation, done, |index| {
         let place: u64 = guest_access::read_element(reservation.extent_start, index)?;
-        let frame = populate_extent(&domain, place, reservation.extent_order, limit)?;
+        let frame = frame_allocator::allocate_for_domain(&domain, reservation.extent_order, limit)?;
+        set_places(frame, place, reservation.extent_order);
         guest_access::write_element(reservation.extent_start, index, &frame.0)
     })
 }
 
-pub(super) fn populate_extent(
-    domain: &Domain,
-    place: u64,
-    order: u32,
-    limit: Limit,
-) -> Result<MachineFrame, Errno> {
-    let frame = frame_allocator::allocate_for_domain(domain, order, limit)?;
+/// Sets the machine-to-pseudo-physical entries of an extent that is put at `place`.
+pub(super) fn set_places(first: MachineFrame, place: u64, order: u32) {
     for offset in 0..1 << order {
         let number = PseudoPhysicalFrame(place.wrapping_add(offset));
-        frame::set_machine_to_physical(MachineFrame(frame.0 + offset), number);
+        frame::set_machine_to_physical(MachineFrame(first.0 + offset), number);
     }
-    Ok(frame)
 }
 
 /// `XENMEM_decrease_reservation`: frames given up. Those still in use somewhere are freed when they no longer are.

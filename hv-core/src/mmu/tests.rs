@@ -469,6 +469,73 @@ fn extents_are_contiguous_and_aligned() {
     audit(&running.held());
 }
 
+/// Exchanges the frames in `old` for extents of `order`.
+fn exchange(running: &Running, old: &[u64], order: u32, places: &[u64]) -> (HypercallResult, u64) {
+    let extents = |address: u64, count: usize, order: u32| MemoryReservation {
+        extent_start: address,
+        nr_extents: count as u64,
+        extent_order: order,
+        domid: DomainId::SELF,
+        ..Default::default()
+    };
+    let (old_list, new_list) = (DATA + 4096, DATA + 3 * 4096);
+    let mut argument = MemoryExchange {
+        r#in: extents(old_list, old.len(), 0),
+        out: extents(new_list, places.len(), order),
+        nr_exchanged: 0,
+    };
+    running.store(&[argument]);
+    arch::guest_memory::write(old_list, old.as_bytes()).unwrap();
+    arch::guest_memory::write(new_list, places.as_bytes()).unwrap();
+    let result = running.call(memory_op, [u64::from(XENMEM_EXCHANGE), DATA, 0, 0, 0, 0]).0;
+    arch::guest_memory::read(DATA, argument.as_mut_bytes()).unwrap();
+    (result, argument.nr_exchanged)
+}
+
+#[test]
+fn scattered_frames_are_exchanged_for_contiguous_ones() {
+    let _machine = TestMachine::new(FRAMES);
+    let running = Running::new(1);
+    let old: Vec<u64> = (0..64).map(|_| running.guest.frame().0).collect();
+    old.iter().for_each(|frame| write(MachineFrame(*frame), 0, Entry(0x5ec2e7)));
+    let total = running.guest.domain.memory.total();
+    assert_eq!(exchange(&running, &old, 4, &[0x100, 0x200, 0x300, 0x400]), (Ok(0), 64));
+    let mut firsts = [0u64; 4];
+    arch::guest_memory::read(DATA + 3 * 4096, firsts.as_mut_bytes()).unwrap();
+    for (first, place) in firsts.into_iter().zip([0x100, 0x200, 0x300, 0x400]) {
+        assert!(first.is_multiple_of(16));
+        let last = MachineFrame(first + 15);
+        assert_eq!(frame::machine_to_physical(last), Some(PseudoPhysicalFrame(place + 15)));
+        assert_eq!((frame::owner(last), read(MachineFrame(first), 0)), (Some(running.guest.id()), Entry(0)));
+    }
+    assert_eq!(running.guest.domain.memory.total(), total);
+    audit(&running.held());
+}
+
+#[test]
+fn an_exchange_takes_a_whole_piece_or_nothing() {
+    let _machine = TestMachine::new(FRAMES);
+    let (running, other) = (Running::new(1), TestGuest::new(2));
+    let old: Vec<u64> = (0..16).map(|_| running.guest.frame().0).collect();
+    let free = crate::frame_allocator::free_frames();
+    for (last, errno) in [
+        (running.branch.l1, Errno::EBUSY),
+        (other.frame(), Errno::EINVAL),
+        (MachineFrame(old[0]), Errno::EINVAL),
+    ] {
+        let free = crate::frame_allocator::free_frames();
+        let mut bad = old.clone();
+        bad[15] = last.0;
+        assert_eq!(exchange(&running, &bad, 4, &[0x100]), (failed(errno), 0));
+        assert_eq!(crate::frame_allocator::free_frames(), free);
+        audit(&running.held());
+    }
+    assert_eq!(exchange(&running, &old, 4, &[0x100, 0x200]).0, failed(Errno::EINVAL), "more than is given");
+    assert_eq!(exchange(&running, &old, 10, &[0x100]).0, failed(Errno::EPERM));
+    assert_eq!(exchange(&running, &old, 4, &[0x100]), (Ok(0), 16));
+    assert_eq!(crate::frame_allocator::free_frames(), free - 1, "one went to the other domain");
+}
+
 #[test]
 fn only_the_control_domain_changes_anothers_memory() {
     let _machine = TestMachine::new(FRAMES);

@@ -155,10 +155,10 @@ impl<'a> TableSession<'a> {
         }
     }
 
-    /// Gives back what an entry of level 1 held. The entry is no longer in a table that a CPU uses.
+    /// Gives back what a present entry of level 1 held. The entry is no longer in a table that a CPU uses.
     #[inline]
     pub(super) fn release(&mut self, entry: Entry) {
-        if !entry.is_present() || entry.has(Entry::GRANT) {
+        if entry.has(Entry::GRANT) {
             return;
         }
         let Some(info) = info(entry.frame()) else { return };

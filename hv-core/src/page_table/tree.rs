@@ -97,7 +97,10 @@ impl TableSession<'_> {
     fn release_entries(&mut self, table: MachineFrame, count: usize) {
         let _ = self.spend(L1_COST);
         for word in &direct_map::words(table)[..count] {
-            self.release(Entry(word.load(Ordering::Relaxed)));
+            let entry = Entry(word.load(Ordering::Relaxed));
+            if entry.is_present() {
+                self.release(entry);
+            }
         }
     }
 
