@@ -32,7 +32,14 @@ pub enum BuildError {
     Image(ImageError),
     /// It has too little memory for what it is to start with.
     Layout(LayoutError),
-    /// The machine has too little memory, or the hypervisor refused its page tables.
+    /// The machine has too little memory.
+    Memory {
+        /// Bytes that the domain is to have.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// The hypervisor refused a step, such as its page tables.
     Refused(Errno),
 }
 
@@ -59,6 +66,9 @@ impl fmt::Display for BuildError {
         match self {
             Self::Image(error) => write!(f, "{error}"),
             Self::Layout(error) => write!(f, "{error}; give it more with dom0_mem="),
+            Self::Memory { needed, free } => {
+                write!(f, "dom0_mem= is {} MiB, but only {} MiB of memory are free", needed >> 20, free >> 20)
+            }
             Self::Refused(errno) => write!(f, "{errno}"),
         }
     }
@@ -83,6 +93,10 @@ pub struct Parts<'a> {
 pub fn start(parts: &Parts<'_>) -> Result<DomainRef, BuildError> {
     let image = Image::parse(parts.kernel)?;
     let pages = parts.memory / PAGE_SIZE;
+    let free = frame_allocator::free_frames();
+    if pages > free {
+        return Err(BuildError::Memory { needed: parts.memory, free: free * PAGE_SIZE });
+    }
     let module = parts.archive.len() as u64;
     let layout = Layout::plan(&image, &Plan { pages, module, has_store_and_console: false })?;
     let domain = lifecycle::create(&Configuration {

@@ -365,7 +365,11 @@ pub fn forget(vcpu: &Vcpu) {
 pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: the lock's holder, if there is one, is this CPU, and will not go on.
     unsafe { console::LOG.force_unlock() };
-    log::error!("WEIR PANIC: {info}");
+    let message = info.message();
+    match info.location() {
+        Some(place) => log::error!("WEIR PANIC: {message} ({place})"),
+        None => log::error!("WEIR PANIC: {message}"),
+    }
     super::power::failed()
 }
 
