@@ -165,12 +165,17 @@ impl<G: Grant> PrivateBuffer<G> {
 }
 
 /// The grant table had no room for a buffer.
-#[derive(Debug)]
 pub struct NotShared<G: Grant> {
     /// The buffer, unless the back end guessed the reference of a page meanwhile.
     pub buffer: Option<PrivateBuffer<G>>,
     /// What the table said.
     pub errno: Errno,
+}
+
+impl<G: Grant> fmt::Debug for NotShared<G> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "NotShared({})", self.errno)
+    }
 }
 
 impl<G: Grant> Deref for PrivateBuffer<G> {

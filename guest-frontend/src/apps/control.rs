@@ -5,12 +5,11 @@ use pv_runtime::xenbus::{Store, StoreError};
 
 /// Where the toolstack writes its wish.
 const WISH: &str = "control/shutdown";
-/// The wishes that are obeyed, and where that is announced.
-const WISHES: [(&str, &str, Shutdown); 3] = [
-    ("poweroff", "control/feature-poweroff", Shutdown::PowerOff),
-    ("halt", "control/feature-halt", Shutdown::PowerOff),
-    ("reboot", "control/feature-reboot", Shutdown::Reboot),
-];
+/// The wishes that are obeyed.
+const WISHES: [(&str, Shutdown); 3] =
+    [("poweroff", Shutdown::PowerOff), ("halt", Shutdown::PowerOff), ("reboot", Shutdown::Reboot)];
+/// Where the guest says which wishes it knows. A toolstack that wants to be told has made these nodes.
+const ANNOUNCEMENTS: [&str; 2] = ["control/feature-poweroff", "control/feature-reboot"];
 
 /// Obeys the toolstack until the domain ends.
 ///
@@ -18,8 +17,10 @@ const WISHES: [(&str, &str, Shutdown); 3] = [
 ///
 /// If the store cannot be used.
 pub async fn obey_toolstack(store: Store) -> Result<(), StoreError> {
-    for (_, feature, _) in WISHES {
-        store.write(feature, "1").await?;
+    for node in ANNOUNCEMENTS {
+        if let Err(error) = store.write(node, "1").await {
+            log::debug!("{node}: {error}");
+        }
     }
     let watch = store.watch(WISH).await?;
     loop {
@@ -29,7 +30,7 @@ pub async fn obey_toolstack(store: Store) -> Result<(), StoreError> {
             Err(error) if error.is_not_found() => continue,
             Err(error) => return Err(error),
         };
-        if let Some((word, _, how)) = WISHES.into_iter().find(|(word, ..)| *word == wish) {
+        if let Some((word, how)) = WISHES.into_iter().find(|(word, _)| *word == wish) {
             // An empty value says that the wish was heard.
             store.write(WISH, "").await?;
             log::info!("the toolstack wants: {word}");

@@ -236,7 +236,7 @@ impl<T: GrantTable> BlockQueue<T> {
         self.ring.unanswered_requests() == 0
     }
 
-    /// Gives up the ring, and gives back the requests that were not answered, oldest first. A request whose
+    /// Gives up the ring, and gives back the requests that were not answered, in no particular order. One whose
     /// memory the back end keeps is answered with an error.
     pub fn into_requests(self) -> impl Iterator<Item = Request<T::Grant>> {
         let begun = self.operations.into_iter().flatten().filter_map(Operation::into_request);
