@@ -3,7 +3,13 @@
 
 extern crate alloc;
 
+pub mod admin;
+pub mod archive;
 pub mod backend;
 pub mod block;
+pub mod console;
 pub mod driver;
+pub mod net;
 pub mod store;
+pub mod store_service;
+pub mod toolstack;

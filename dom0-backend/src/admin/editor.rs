@@ -1,0 +1,266 @@
+//! Editing a line at a terminal: typing, deleting, moving, and going back to earlier lines.
+//!
+//! No I/O: bytes typed go in, what the terminal is to show comes out. Lines are printable ASCII.
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::String;
+
+/// The longest line.
+const LONGEST: usize = 1024;
+/// Earlier lines that are remembered.
+const REMEMBERED: usize = 32;
+
+const CONTROL_A: u8 = 0x01;
+const CONTROL_C: u8 = 0x03;
+const CONTROL_E: u8 = 0x05;
+const BACKSPACE: u8 = 0x08;
+const CONTROL_L: u8 = 0x0c;
+const CONTROL_U: u8 = 0x15;
+const CONTROL_W: u8 = 0x17;
+const ESCAPE: u8 = 0x1b;
+const DELETE: u8 = 0x7f;
+
+/// Where a key's escape sequence has got to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sequence {
+    #[default]
+    None,
+    Escape,
+    /// After `ESC [` or `ESC O`; the last parameter digit.
+    Bracket(u8),
+}
+
+/// What a typed byte leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edited {
+    /// The terminal is to show this; it may be nothing.
+    Show(String),
+    /// The line is complete. The terminal is to go to the next line.
+    Line(String),
+}
+
+/// A line in the making, and the lines before it.
+#[derive(Debug, Default)]
+pub struct LineEditor {
+    prompt: &'static str,
+    line: String,
+    cursor: usize,
+    sequence: Sequence,
+    after_return: bool,
+    history: VecDeque<String>,
+    /// How far back the shown line lies; 0 is the one in the making.
+    back: usize,
+    /// The line in the making while an earlier one is shown.
+    draft: String,
+}
+
+impl LineEditor {
+    /// An empty line behind a prompt.
+    pub fn new(prompt: &'static str) -> Self {
+        Self { prompt, ..Self::default() }
+    }
+
+    /// What shows the prompt and the line so far, whatever the terminal showed before on this line.
+    pub fn redraw(&self) -> String {
+        let mut shown = format!("\r{}{}\x1b[K", self.prompt, self.line);
+        let behind = self.line.len() - self.cursor;
+        if behind > 0 {
+            shown += &format!("\x1b[{behind}D");
+        }
+        shown
+    }
+
+    /// Takes a typed byte.
+    pub fn push(&mut self, byte: u8) -> Edited {
+        let after_return = core::mem::replace(&mut self.after_return, byte == b'\r');
+        if self.sequence != Sequence::None {
+            return Edited::Show(self.continue_sequence(byte));
+        }
+        match byte {
+            b'\n' if after_return => Edited::Show(String::new()),
+            b'\r' | b'\n' => Edited::Line(self.finish()),
+            b' '..=b'~' => Edited::Show(self.insert(byte)),
+            _ => Edited::Show(self.control(byte)),
+        }
+    }
+
+    fn control(&mut self, byte: u8) -> String {
+        match byte {
+            BACKSPACE | DELETE if self.cursor > 0 => {
+                self.cursor -= 1;
+                self.line.remove(self.cursor);
+            }
+            CONTROL_A => self.cursor = 0,
+            CONTROL_E => self.cursor = self.line.len(),
+            CONTROL_C => {
+                self.replace(String::new());
+                self.back = 0;
+                return format!("^C\r\n{}", self.redraw());
+            }
+            CONTROL_L => return format!("\x1b[H\x1b[2J{}", self.redraw()),
+            CONTROL_U => drop(self.line.drain(..core::mem::take(&mut self.cursor))),
+            CONTROL_W => self.remove_word(),
+            ESCAPE => {
+                self.sequence = Sequence::Escape;
+                return String::new();
+            }
+            _ => return String::new(),
+        }
+        self.redraw()
+    }
+
+    fn insert(&mut self, byte: u8) -> String {
+        if self.line.len() >= LONGEST {
+            return String::new();
+        }
+        self.line.insert(self.cursor, char::from(byte));
+        self.cursor += 1;
+        if self.cursor == self.line.len() { String::from(char::from(byte)) } else { self.redraw() }
+    }
+
+    fn remove_word(&mut self) {
+        let before = &self.line[..self.cursor];
+        let start = before.trim_end().rfind(' ').map_or(0, |blank| blank + 1);
+        self.line.drain(start..self.cursor);
+        self.cursor = start;
+    }
+
+    fn continue_sequence(&mut self, byte: u8) -> String {
+        let parameter = match (self.sequence, byte) {
+            (Sequence::Escape, b'[' | b'O') => {
+                self.sequence = Sequence::Bracket(0);
+                return String::new();
+            }
+            (Sequence::Bracket(_), b'0'..=b'9' | b';') => {
+                self.sequence = Sequence::Bracket(byte);
+                return String::new();
+            }
+            (Sequence::Bracket(parameter), _) => parameter,
+            _ => {
+                self.sequence = Sequence::None;
+                return String::new();
+            }
+        };
+        self.sequence = Sequence::None;
+        self.key(byte, parameter)
+    }
+
+    /// A key that sends a sequence: cursor keys, Home, End, Delete.
+    fn key(&mut self, last: u8, parameter: u8) -> String {
+        match (last, parameter) {
+            (b'A', _) => self.go_back(self.back + 1),
+            (b'B', _) if self.back > 0 => self.go_back(self.back - 1),
+            (b'C', _) => self.cursor = (self.cursor + 1).min(self.line.len()),
+            (b'D', _) => self.cursor = self.cursor.saturating_sub(1),
+            (b'H', _) | (b'~', b'1' | b'7') => self.cursor = 0,
+            (b'F', _) | (b'~', b'4' | b'8') => self.cursor = self.line.len(),
+            (b'~', b'3') if self.cursor < self.line.len() => drop(self.line.remove(self.cursor)),
+            _ => return String::new(),
+        }
+        self.redraw()
+    }
+
+    /// Shows the line that lies so far back, if there is one.
+    fn go_back(&mut self, back: usize) {
+        let line = match back.checked_sub(1) {
+            None => core::mem::take(&mut self.draft),
+            Some(index) => match self.history.get(index) {
+                Some(line) => line.clone(),
+                None => return,
+            },
+        };
+        if self.back == 0 {
+            self.draft = core::mem::take(&mut self.line);
+        }
+        self.back = back;
+        self.replace(line);
+    }
+
+    fn replace(&mut self, line: String) {
+        self.cursor = line.len();
+        self.line = line;
+    }
+
+    fn finish(&mut self) -> String {
+        let line = core::mem::take(&mut self.line);
+        (self.cursor, self.back) = (0, 0);
+        self.draft.clear();
+        if !line.trim().is_empty() && self.history.front() != Some(&line) {
+            self.history.push_front(line.clone());
+            self.history.truncate(REMEMBERED);
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    const UP: &str = "\x1b[A";
+    const DOWN: &str = "\x1b[B";
+    const LEFT: &str = "\x1b[D";
+
+    fn typed(editor: &mut LineEditor, text: &str) -> Vec<String> {
+        let lines = text.bytes().filter_map(|byte| match editor.push(byte) {
+            Edited::Line(line) => Some(line),
+            Edited::Show(_) => None,
+        });
+        lines.collect()
+    }
+
+    fn lines(text: &str) -> Vec<String> {
+        typed(&mut LineEditor::new("> "), text)
+    }
+
+    #[test]
+    fn a_line_ends_with_either_line_break_or_both() {
+        assert_eq!(lines("a\rb\nc\r\nd\n"), ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn typing_errors_can_be_corrected() {
+        assert_eq!(lines("lisst\x7f\x7ft\r"), ["list"]);
+        assert_eq!(lines("\x7fa\r"), ["a"], "nothing to delete");
+        assert_eq!(lines("wrong\x15right\r"), ["right"]);
+        assert_eq!(lines("one two  \x17three\r"), ["one three"]);
+        assert_eq!(lines("half\x03list\r"), ["list"]);
+    }
+
+    #[test]
+    fn the_cursor_moves() {
+        assert_eq!(lines(&alloc::format!("lst{LEFT}{LEFT}i\r")), ["list"]);
+        assert_eq!(lines("ist\x01l\x05!\r"), ["list!"]);
+        assert_eq!(lines("xlist\x1b[H\x1b[3~\r"), ["list"]);
+        assert_eq!(lines("ab\x1b[C\x1b[1;5Cc\r"), ["abc"], "not beyond the end");
+    }
+
+    #[test]
+    fn earlier_lines_come_back() {
+        let mut editor = LineEditor::new("> ");
+        typed(&mut editor, "one\rtwo\rtwo\r\r");
+        assert_eq!(typed(&mut editor, &alloc::format!("{UP}\r")), ["two"]);
+        assert_eq!(typed(&mut editor, &alloc::format!("{UP}{UP}\r")), ["one"]);
+        assert_eq!(typed(&mut editor, &alloc::format!("{UP}{UP}{UP}{UP}{UP}\r")), ["two"], "stays at the oldest");
+        assert_eq!(typed(&mut editor, &alloc::format!("draft{UP}{DOWN}\r")), ["draft"]);
+        assert_eq!(typed(&mut editor, &alloc::format!("{DOWN}x\r")), ["x"]);
+    }
+
+    #[test]
+    fn what_is_shown_is_the_line() {
+        let mut editor = LineEditor::new("> ");
+        assert_eq!(editor.push(b'a'), Edited::Show("a".into()));
+        assert_eq!(editor.push(DELETE), Edited::Show("\r> \x1b[K".into()));
+        typed(&mut editor, &alloc::format!("abc{LEFT}"));
+        assert_eq!(editor.redraw(), "\r> abc\x1b[K\x1b[1D");
+    }
+
+    #[test]
+    fn rubbish_is_passed_over() {
+        assert_eq!(lines("a\x00\x1bX\x1b[99z\u{e4}b\r"), ["ab"]);
+        let long = "x".repeat(5000) + "\r";
+        assert_eq!(lines(&long)[0].len(), LONGEST);
+    }
+}

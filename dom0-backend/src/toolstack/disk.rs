@@ -1,0 +1,224 @@
+//! A guest's disk as its configuration says: what is behind it, what the guest calls it, whether it may write.
+//!
+//! Written as `target,name,access`, the last two optional: `disk0`, `disk0,xvda,w`, `disk0@64M,xvdb,r`,
+//! `disk0@64M+32M`. A target is a disk of the machine, or the part of it from an offset on, with or without a
+//! size.
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use core::fmt;
+use core::str::FromStr;
+
+use crate::block::SECTOR_SIZE;
+
+/// Major number of the paravirtual disks, and the numbers that each of them has for itself and its partitions.
+const XVD_MAJOR: u32 = 202;
+const XVD_MINORS: u32 = 16;
+
+/// What is behind a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The disk of the machine.
+    pub disk: String,
+    /// The first sector of the part, of 512 bytes.
+    pub first_sector: u64,
+    /// The part's sectors; `None` for all that follow.
+    pub sectors: Option<u64>,
+}
+
+/// A guest's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestDisk {
+    /// What is behind it.
+    pub target: Target,
+    /// What the guest calls it: `xvda` to `xvdp`. Empty until one is chosen.
+    pub name: String,
+    /// Whether the guest may write.
+    pub is_writable: bool,
+}
+
+/// What is wrong with a disk's setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskError {
+    /// No target, or not `disk`, `disk@offset` or `disk@offset+size` in whole sectors.
+    Target(String),
+    /// Not `xvda` to `xvdp`.
+    Name(String),
+    /// Neither `r` nor `w`.
+    Access(String),
+    /// More than three parts.
+    TooMuch(String),
+}
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Target(text) => write!(
+                formatter,
+                "disk={text}: NAME, NAME@OFFSET or NAME@OFFSET+SIZE in whole sectors (such as disk0@64M) is expected"
+            ),
+            Self::Name(name) => write!(formatter, "{name:?} is no name for a guest's disk: xvda to xvdp"),
+            Self::Access(access) => write!(formatter, "{access:?} is no access to a disk: r or w"),
+            Self::TooMuch(text) => write!(formatter, "disk={text}: TARGET,NAME,ACCESS is expected"),
+        }
+    }
+}
+
+impl core::error::Error for DiskError {}
+
+impl GuestDisk {
+    /// A whole disk of the machine as the guest's first.
+    ///
+    /// # Errors
+    ///
+    /// [`DiskError::Target`].
+    pub fn whole(disk: &str) -> Result<Self, DiskError> {
+        Ok(Self { target: disk.parse()?, name: "xvda".to_owned(), is_writable: true })
+    }
+
+    /// The number by which the disk goes in the store; `None` before it has a name.
+    pub fn device_number(&self) -> Option<u32> {
+        Some(XVD_MAJOR << 8 | index_of(&self.name)? * XVD_MINORS)
+    }
+}
+
+/// 0 for `xvda`. Later ones than `xvdp` would have no number with this major number.
+fn index_of(name: &str) -> Option<u32> {
+    match name.strip_prefix("xvd")?.as_bytes() {
+        [letter @ b'a'..=b'p'] => Some(u32::from(letter - b'a')),
+        _ => None,
+    }
+}
+
+impl FromStr for GuestDisk {
+    type Err = DiskError;
+
+    fn from_str(text: &str) -> Result<Self, DiskError> {
+        let mut parts = text.split(',');
+        let target = parts.next().unwrap_or_default().parse()?;
+        let name = parts.next().unwrap_or_default();
+        if !name.is_empty() && index_of(name).is_none() {
+            return Err(DiskError::Name(name.to_owned()));
+        }
+        let is_writable = match parts.next().unwrap_or("w") {
+            "w" | "rw" => true,
+            "r" | "ro" => false,
+            other => return Err(DiskError::Access(other.to_owned())),
+        };
+        if parts.next().is_some() {
+            return Err(DiskError::TooMuch(text.to_owned()));
+        }
+        Ok(Self { target, name: name.to_owned(), is_writable })
+    }
+}
+
+impl FromStr for Target {
+    type Err = DiskError;
+
+    fn from_str(text: &str) -> Result<Self, DiskError> {
+        parse_target(text).ok_or_else(|| DiskError::Target(text.to_owned()))
+    }
+}
+
+fn parse_target(text: &str) -> Option<Target> {
+    let (disk, part) = match text.split_once('@') {
+        Some((disk, part)) => (disk, Some(part)),
+        None => (text, None),
+    };
+    if disk.is_empty() || !disk.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return None;
+    }
+    let (first_sector, sectors) = match part.map(|part| part.split_once('+').unwrap_or((part, ""))) {
+        None => (0, None),
+        Some((offset, "")) => (sectors_in(offset)?, None),
+        Some((offset, size)) => (sectors_in(offset)?, Some(sectors_in(size)?).filter(|count| *count > 0)),
+    };
+    if part.is_some_and(|part| part.contains('+')) && sectors.is_none() {
+        return None;
+    }
+    Some(Target { disk: disk.to_owned(), first_sector, sectors })
+}
+
+/// Sectors in a number of bytes such as `512`, `64K`, `16M`, `2G`.
+fn sectors_in(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let bytes = digits.parse::<u64>().ok()?.checked_mul(1 << shift)?;
+    bytes.is_multiple_of(u64::from(SECTOR_SIZE)).then_some(bytes / u64::from(SECTOR_SIZE))
+}
+
+/// As it is written, in sectors of 512 bytes: the form in which the store has it.
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = |sectors: u64| sectors.saturating_mul(u64::from(SECTOR_SIZE));
+        formatter.write_str(&self.disk)?;
+        match (self.first_sector, self.sectors) {
+            (0, None) => Ok(()),
+            (first, None) => write!(formatter, "@{}", bytes(first)),
+            (first, Some(count)) => write!(formatter, "@{}+{}", bytes(first), bytes(count)),
+        }
+    }
+}
+
+/// As it was written.
+impl fmt::Display for GuestDisk {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = if self.is_writable { 'w' } else { 'r' };
+        formatter.write_str(&format!("{},{},{access}", self.target, self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    fn target(text: &str) -> Option<(String, u64, Option<u64>)> {
+        parse_target(text).map(|target| (target.disk, target.first_sector, target.sectors))
+    }
+
+    #[test]
+    fn a_target_is_a_disk_or_a_part_of_one() {
+        assert_eq!(target("disk0"), Some(("disk0".into(), 0, None)));
+        assert_eq!(target("disk0@1M"), Some(("disk0".into(), 2048, None)));
+        assert_eq!(target("disk1@512+2K"), Some(("disk1".into(), 1, Some(4))));
+        assert_eq!(target("disk1@0+1G"), Some(("disk1".into(), 0, Some(1 << 21))));
+    }
+
+    #[test]
+    fn what_is_no_target_is_refused() {
+        for text in ["", "@1M", "disk0@", "disk0@1M+", "disk0@x", "disk0@100", "disk0@0+0", "disk0@-1", "a/b", "disk0@99999999999G"] {
+            assert_eq!(target(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_target_reads_back_as_written() {
+        for text in ["disk0", "disk0@1M", "disk7@512+1024", "disk0@0+4K"] {
+            let parsed: Target = text.parse().unwrap();
+            assert_eq!(parsed.to_string().parse::<Target>().unwrap(), parsed);
+        }
+    }
+
+    #[test]
+    fn name_and_access_may_be_left_out() {
+        let disk: GuestDisk = "disk0".parse().unwrap();
+        assert_eq!((disk.name.as_str(), disk.is_writable), ("", true));
+        let disk: GuestDisk = "disk0,xvdb,r".parse().unwrap();
+        assert_eq!((disk.name.as_str(), disk.is_writable, disk.device_number()), ("xvdb", false, Some(51728)));
+        assert!("disk0,sda".parse::<GuestDisk>().is_err());
+        assert!("disk0,xvda,x".parse::<GuestDisk>().is_err());
+        assert!("disk0,xvda,r,more".parse::<GuestDisk>().is_err());
+    }
+
+    #[test]
+    fn there_are_sixteen_disks() {
+        assert!("disk0,xvdp".parse::<GuestDisk>().is_ok());
+        assert!("disk0,xvdq".parse::<GuestDisk>().is_err());
+    }
+}

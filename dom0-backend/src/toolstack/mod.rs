@@ -1,0 +1,259 @@
+//! The toolstack: how guests are made, looked after and ended.
+//!
+//! ```text
+//!   configuration ─► builder ─► a paused domain ─► nodes in the store, console, store ring ─► it runs
+//!                                                                                              │
+//!   VIRQ_DOM_EXC ─► a domain has ended: why? ─► back ends let go, nodes go, domain goes ◄──────┘
+//!                                └─► made anew, if it wanted a restart
+//! ```
+//!
+//! A guest that cannot be made leaves nothing behind. One that ends is taken apart in an order in which nobody
+//! uses what is gone: first the back ends are told and waited for, then the rings of store and console are let
+//! go of, last the domain itself.
+
+mod builder;
+mod configuration;
+pub mod control;
+mod destruction;
+mod disk;
+mod error;
+mod guest;
+mod handle;
+mod lifecycle;
+mod memory;
+mod nic;
+mod nodes;
+mod watch;
+
+use alloc::borrow::ToOwned;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+
+use hypercall_abi::{DomainId, Errno};
+use pv_runtime::executor::{Notify, wall_clock};
+use pv_runtime::xenbus::Store;
+
+use crate::archive::Archive;
+use crate::console::Consoles;
+use crate::store_service::StoreService;
+use builder::{BuiltDomain, Parts};
+use nodes::Built;
+
+pub use configuration::{DEFAULT_MEMORY, GuestConfiguration, Reaction, SettingError};
+pub use disk::{DiskError, GuestDisk, Target};
+pub use error::CreateError;
+pub use guest::{Guest, Stage};
+pub use handle::Handle;
+pub use lifecycle::ShutdownRequest;
+pub use nic::{GuestNic, MacAddress, NicError};
+pub use watch::look_after_guests;
+
+/// What the machine has for guests.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// The names of its disks.
+    pub disks: Vec<String>,
+    /// Whether there is a switch to which interfaces of guests can be connected.
+    pub has_switch: bool,
+}
+
+/// The toolstack.
+pub struct Toolstack {
+    service: Rc<StoreService>,
+    store: Store,
+    consoles: Consoles,
+    archive: Archive<'static>,
+    inventory: Inventory,
+    guests: RefCell<BTreeMap<DomainId, Rc<Guest>>>,
+    /// Names of guests that are being made.
+    in_making: RefCell<BTreeSet<String>>,
+    /// Guests made so far.
+    made: Cell<u64>,
+    /// Rung when a guest is gone.
+    gone: Notify,
+}
+
+impl Toolstack {
+    /// A toolstack without guests.
+    pub fn new(service: Rc<StoreService>, archive: Archive<'static>, inventory: Inventory) -> Rc<Self> {
+        let store = service.connect();
+        Rc::new(Self {
+            service,
+            store,
+            consoles: Consoles::default(),
+            archive,
+            inventory,
+            guests: RefCell::default(),
+            in_making: RefCell::default(),
+            made: Cell::new(0),
+            gone: Notify::new(),
+        })
+    }
+
+    /// Says in the store who dom0 is.
+    ///
+    /// # Errors
+    ///
+    /// What the store says.
+    pub fn introduce_dom0(&self, memory_pages: usize) -> Result<(), crate::store::Error> {
+        self.service.with(|server| server.transaction(|all| nodes::write_dom0(all, memory_pages)))
+    }
+
+    /// The store.
+    pub fn service(&self) -> &Rc<StoreService> {
+        &self.service
+    }
+
+    /// The guests' consoles.
+    pub fn consoles(&self) -> &Consoles {
+        &self.consoles
+    }
+
+    /// The boot archive.
+    pub fn archive(&self) -> &Archive<'static> {
+        &self.archive
+    }
+
+    /// The guests, in the order of their numbers.
+    pub fn guests(&self) -> Vec<Rc<Guest>> {
+        self.guests.borrow().values().cloned().collect()
+    }
+
+    /// The guest of this name or number.
+    pub fn find(&self, name_or_number: &str) -> Option<Rc<Guest>> {
+        let number = name_or_number.parse().ok().map(DomainId);
+        let fits = |guest: &&Rc<Guest>| guest.name() == name_or_number || Some(guest.domain) == number;
+        self.guests.borrow().values().find(fits).cloned()
+    }
+
+    /// Makes a guest and lets it run. A device that the machine does not have is left out, with a message.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`]; nothing is left of the guest then.
+    pub async fn create(&self, configuration: &GuestConfiguration) -> Result<Rc<Guest>, CreateError> {
+        let _name = self.reserve(&configuration.name)?;
+        let configuration = self.without_missing_devices(configuration);
+        let handle = Handle::new(self.made.get());
+        self.made.set(self.made.get() + 1);
+        let built = builder::build(&self.parts(&configuration, handle)?).await?;
+        let guest = Rc::new(Guest {
+            domain: built.domain,
+            handle,
+            configuration,
+            made_at: pv_runtime::executor::now(),
+            stage: Cell::new(Stage::Alive),
+            is_paused: Cell::new(true),
+        });
+        self.guests.borrow_mut().insert(guest.domain, Rc::clone(&guest));
+        match self.introduce(&guest, &built) {
+            Ok(()) => Ok(guest),
+            Err(error) => {
+                self.end(&guest).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Connects a built domain to console and store, and lets it run.
+    fn introduce(&self, guest: &Guest, built: &BuiltDomain) -> Result<(), CreateError> {
+        let opened = self.consoles.open(guest.domain, guest.name(), built.console.1);
+        opened.map_err(|error| {
+            log::error!("{}: {error}", guest.name());
+            CreateError::Refused { step: "connect its console", errno: Errno::EIO }
+        })?;
+        let said = Built {
+            domain: guest.domain,
+            handle: guest.handle,
+            configuration: &guest.configuration,
+            store: built.store,
+            console: built.console,
+            start_time: wall_clock().as_secs(),
+        };
+        let (frame, port) = built.store;
+        self.service.with(|server| {
+            server.transaction(|all| nodes::write(all, &said))?;
+            server.introduce(guest.domain, frame, port)
+        })?;
+        if !self.service.with(|server| server.is_introduced(guest.domain)) {
+            return Err(CreateError::NotIntroduced);
+        }
+        if !guest.configuration.starts_paused {
+            control::unpause_domain(guest.domain).map_err(CreateError::in_step("start it"))?;
+            guest.is_paused.set(false);
+        }
+        log::info!("domain {} is {}: {} MiB", guest.domain, guest.name(), guest.configuration.memory);
+        Ok(())
+    }
+
+    /// Keeps others from making a guest of the same name meanwhile.
+    fn reserve<'a>(&'a self, name: &str) -> Result<Reservation<'a>, CreateError> {
+        let is_taken = name == "Domain-0" || self.guests.borrow().values().any(|guest| guest.name() == name);
+        if is_taken || !self.in_making.borrow_mut().insert(name.to_owned()) {
+            return Err(CreateError::Exists(name.to_owned()));
+        }
+        Ok(Reservation { names: &self.in_making, name: name.to_owned() })
+    }
+
+    fn parts<'a>(&self, configuration: &'a GuestConfiguration, handle: Handle) -> Result<Parts<'a>, CreateError> {
+        let module = configuration.ramdisk.as_deref().map(|name| self.file(name)).transpose()?;
+        Ok(Parts {
+            kernel_name: &configuration.kernel,
+            kernel: self.file(&configuration.kernel)?,
+            module: module.unwrap_or_default(),
+            command_line: &configuration.command_line,
+            memory: configuration.memory,
+            handle,
+        })
+    }
+
+    fn file(&self, name: &str) -> Result<&'static [u8], CreateError> {
+        self.archive.file(name).ok_or_else(|| {
+            let known: Vec<_> = self.archive.names().collect();
+            let known = if known.is_empty() { "nothing".to_owned() } else { known.join(" ") };
+            CreateError::NoFile { name: name.to_owned(), known }
+        })
+    }
+
+    /// A guest starts without devices that the machine does not have.
+    fn without_missing_devices(&self, configuration: &GuestConfiguration) -> GuestConfiguration {
+        let mut possible = configuration.clone();
+        possible.disks.retain(|disk| {
+            let is_there = self.inventory.disks.contains(&disk.target.disk);
+            if !is_there {
+                pv_runtime::println!("{}", self.missing_disk(&configuration.name, disk));
+            }
+            is_there
+        });
+        if !self.inventory.has_switch && !possible.nics.is_empty() {
+            pv_runtime::println!("error: {}: there is no switch: the guest starts without network", configuration.name);
+            possible.nics.clear();
+        }
+        possible
+    }
+
+    fn missing_disk(&self, guest: &str, disk: &GuestDisk) -> String {
+        let known = match self.inventory.disks.as_slice() {
+            [] => "no disks".to_owned(),
+            disks => disks.join(" "),
+        };
+        let (wanted, name) = (&disk.target.disk, &disk.name);
+        format!("error: {guest}: the machine has no {wanted} (it has {known}): the guest starts without {name}")
+    }
+}
+
+/// A name that is not to be had by others.
+struct Reservation<'a> {
+    names: &'a RefCell<BTreeSet<String>>,
+    name: String,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.names.borrow_mut().remove(&self.name);
+    }
+}

@@ -1,0 +1,136 @@
+//! A guest's network interface as its configuration says.
+//!
+//! Written as `mac=00:16:3e:01:02:03`, or nothing: then an address is made up from the guest's name, so that it
+//! is the same each time.
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use core::fmt;
+use core::str::FromStr;
+
+/// The first half of addresses that may be given to virtual interfaces without asking anybody.
+const VENDOR: [u8; 3] = [0x00, 0x16, 0x3e];
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MacAddress(pub [u8; 6]);
+
+/// A guest's network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuestNic {
+    /// Its address, if it was said.
+    pub mac: Option<MacAddress>,
+}
+
+/// What is wrong with an interface's setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NicError {
+    /// Not six pairs of hexadecimal digits, or a group address.
+    Mac(String),
+    /// No setting is called so.
+    Unknown(String),
+}
+
+impl fmt::Display for NicError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mac(text) => write!(formatter, "{text:?} is no address for an interface, such as 00:16:3e:12:34:56"),
+            Self::Unknown(text) => write!(formatter, "vif={text}: only mac=ADDRESS can be said of an interface"),
+        }
+    }
+}
+
+impl core::error::Error for NicError {}
+
+impl GuestNic {
+    /// The address of the interface, the guest's `index`th.
+    pub fn address(&self, guest: &str, index: usize) -> MacAddress {
+        self.mac.unwrap_or_else(|| MacAddress::made_up(guest, index))
+    }
+}
+
+impl FromStr for GuestNic {
+    type Err = NicError;
+
+    fn from_str(text: &str) -> Result<Self, NicError> {
+        let mut nic = Self::default();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            match part.split_once('=') {
+                Some(("mac", address)) => nic.mac = Some(address.parse()?),
+                _ => return Err(NicError::Unknown(part.to_owned())),
+            }
+        }
+        Ok(nic)
+    }
+}
+
+impl MacAddress {
+    /// An address that follows from a name: FNV-1a, whose low bits are well mixed.
+    fn made_up(guest: &str, index: usize) -> Self {
+        let bytes = guest.bytes().chain(index.to_le_bytes());
+        let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let [a, b, c, _] = hash.to_le_bytes();
+        // Made-up addresses have the top bit of the fourth byte clear, as those of other toolstacks do.
+        Self([VENDOR[0], VENDOR[1], VENDOR[2], a & 0x7f, b, c])
+    }
+}
+
+impl FromStr for MacAddress {
+    type Err = NicError;
+
+    fn from_str(text: &str) -> Result<Self, NicError> {
+        parse_mac(text).ok_or_else(|| NicError::Mac(text.to_owned()))
+    }
+}
+
+fn parse_mac(text: &str) -> Option<MacAddress> {
+    let mut bytes = [0; 6];
+    let mut pairs = text.split(':');
+    for byte in &mut bytes {
+        let pair = pairs.next().filter(|pair| pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    let is_one_interface = bytes[0] & 1 == 0 && bytes != [0; 6];
+    (pairs.next().is_none() && is_one_interface).then_some(MacAddress(bytes))
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, f] = self.0;
+        write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn an_address_reads_back_as_written() {
+        assert_eq!("00:16:3E:0a:ff:01".parse::<MacAddress>().unwrap().to_string(), "00:16:3e:0a:ff:01");
+    }
+
+    #[test]
+    fn what_is_no_address_of_one_interface_is_refused() {
+        for text in ["", "00:16:3e:0a:ff", "00:16:3e:0a:ff:01:02", "0:16:3e:0a:ff:01", "00:16:3e:0a:ff:0g", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "+0:16:3e:0a:ff:01"] {
+            assert!(text.parse::<MacAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn made_up_addresses_stay_and_differ() {
+        let nic = GuestNic::default();
+        assert_eq!(nic.address("a", 0), nic.address("a", 0));
+        assert_ne!(nic.address("a", 0), nic.address("a", 1));
+        assert_ne!(nic.address("a", 0), nic.address("b", 0));
+        assert_eq!(nic.address("a", 0).0[..3], VENDOR);
+    }
+
+    #[test]
+    fn settings_are_taken_or_named() {
+        assert_eq!("".parse(), Ok(GuestNic::default()));
+        assert!("mac=00:16:3e:00:00:01".parse::<GuestNic>().unwrap().mac.is_some());
+        assert_eq!("bridge=x".parse::<GuestNic>(), Err(NicError::Unknown("bridge=x".into())));
+    }
+}

@@ -1,0 +1,379 @@
+//! What the store says of a guest: its home, its console, its devices, and who may read and write what.
+//!
+//! Names, values and permissions are those that `xl` writes, because front ends and back ends of any origin go
+//! by them. Everything of a guest's is written in one transaction, so nobody sees half a guest.
+//!
+//! A node inherits the permissions of the one above it; so only where they change they are set.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use hypercall_abi::io::xenbus::XenbusState;
+use hypercall_abi::{DomainId, MachineFrame, Port};
+use pv_runtime::xenbus::domain_path;
+
+use super::configuration::GuestConfiguration;
+use super::disk::GuestDisk;
+use super::handle::Handle;
+use super::nic::GuestNic;
+use crate::store::{Error, Grant, Nodes, Permissions, Rights};
+
+/// The domain that runs the back ends.
+const BACK_END: DomainId = DomainId::ZERO;
+/// Bytes of a guest's console output that are kept, at least.
+const CONSOLE_LIMIT: usize = 1 << 20;
+/// The largest packet of a network interface, without its link header.
+const MTU: u32 = 1500;
+
+/// A guest that has been built, as the store needs to know it.
+pub struct Built<'a> {
+    /// Its number.
+    pub domain: DomainId,
+    /// Its handle.
+    pub handle: Handle,
+    /// What it is to be like.
+    pub configuration: &'a GuestConfiguration,
+    /// Frame of its store page and the port that goes with it.
+    pub store: (MachineFrame, Port),
+    /// Frame of its console page and the port that goes with it.
+    pub console: (MachineFrame, Port),
+    /// When it was made, in seconds since 1970.
+    pub start_time: u64,
+}
+
+/// For the guest to read.
+fn readable(guest: DomainId) -> Permissions {
+    Permissions::new(DomainId::ZERO, Rights::empty(), &[Grant { domain: guest, rights: Rights::READ }])
+}
+
+/// For one domain to do with as it likes, and another to read.
+fn shared(owner: DomainId, reader: DomainId) -> Permissions {
+    Permissions::new(owner, Rights::empty(), &[Grant { domain: reader, rights: Rights::READ }])
+}
+
+/// A part of the tree that is being written.
+struct Directory<'a, 'b> {
+    nodes: &'a mut Nodes<'b>,
+    path: String,
+}
+
+impl<'a, 'b> Directory<'a, 'b> {
+    /// Makes a directory with permissions of its own.
+    fn make(nodes: &'a mut Nodes<'b>, path: String, permissions: &Permissions) -> Result<Self, Error> {
+        nodes.make_directory(&path)?;
+        nodes.set_permissions(&path, permissions)?;
+        Ok(Self { nodes, path })
+    }
+
+    fn write(&mut self, key: &str, value: impl ToString) -> Result<(), Error> {
+        self.nodes.write(&format!("{}/{key}", self.path), value.to_string())
+    }
+
+    /// A key that the guest may change.
+    fn write_for_guest(&mut self, key: &str, guest: DomainId) -> Result<(), Error> {
+        let path = format!("{}/{key}", self.path);
+        self.nodes.write(&path, "")?;
+        self.nodes.set_permissions(&path, &Permissions::private(guest))
+    }
+}
+
+/// Writes all that there is to say of a guest, before its store is opened to it.
+///
+/// # Errors
+///
+/// What the store says; nothing is written then.
+pub fn write(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
+    write_home(nodes, built)?;
+    write_machine(nodes, built)?;
+    write_console(nodes, built)?;
+    for disk in &built.configuration.disks {
+        write_disk(nodes, built.domain, disk)?;
+    }
+    for (index, nic) in built.configuration.nics.iter().enumerate() {
+        write_nic(nodes, built, index, nic)?;
+    }
+    Ok(())
+}
+
+fn write_home(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
+    let (guest, kibibytes) = (built.domain, built.configuration.memory * 1024);
+    let mut home = Directory::make(nodes, domain_path(guest), &readable(guest))?;
+    home.write("vm", format!("/vm/{}", built.handle))?;
+    home.write("name", &built.configuration.name)?;
+    home.write("domid", guest)?;
+    home.write("cpu/0/availability", "online")?;
+    home.write("memory/static-max", kibibytes)?;
+    home.write("memory/target", kibibytes)?;
+    home.write("memory/videoram", 0)?;
+    home.write("store/ring-ref", built.store.0.0)?;
+    home.write("store/port", built.store.1)?;
+    home.write("control/platform-feature-multiprocessor-suspend", 0)?;
+    home.write("control/platform-feature-xs_reset_watches", 1)?;
+    for key in ["control/shutdown", "control/feature-poweroff", "control/feature-reboot", "control/sysrq", "data"] {
+        home.write_for_guest(key, guest)?;
+    }
+    home.write_for_guest("device/suspend/event-channel", guest)
+}
+
+fn write_machine(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
+    let mut machine = Directory::make(nodes, format!("/vm/{}", built.handle), &readable(built.domain))?;
+    machine.write("uuid", built.handle)?;
+    machine.write("name", &built.configuration.name)?;
+    machine.write("image/ostype", "linux")?;
+    machine.write("image/kernel", &built.configuration.kernel)?;
+    machine.write("image/cmdline", &built.configuration.command_line)?;
+    machine.write("start_time", built.start_time)
+}
+
+fn write_console(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
+    let guest = built.domain;
+    let (front, back) = (format!("{}/console", domain_path(guest)), back_end("console", guest, 0));
+    let mut console = Directory::make(nodes, front.clone(), &readable(guest))?;
+    console.write("backend", &back)?;
+    console.write("backend-id", BACK_END)?;
+    console.write("type", "xenconsoled")?;
+    console.write("output", "pty")?;
+    console.write("tty", "")?;
+    console.write("limit", CONSOLE_LIMIT)?;
+    console.write("ring-ref", built.console.0.0)?;
+    console.write("port", built.console.1)?;
+    let mut console = Directory::make(nodes, back, &shared(BACK_END, guest))?;
+    console.write("frontend", front)?;
+    console.write("frontend-id", guest)?;
+    console.write("online", 1)?;
+    console.write("state", XenbusState::Initialising.number())?;
+    console.write("protocol", "vt100")
+}
+
+fn write_disk(nodes: &mut Nodes<'_>, guest: DomainId, disk: &GuestDisk) -> Result<(), Error> {
+    let Some(number) = disk.device_number() else { return Ok(()) };
+    let mut back = write_pair(nodes, "vbd", guest, number, |front| {
+        front.write("virtual-device", number)?;
+        front.write("device-type", "disk")
+    })?;
+    back.write("params", &disk.target)?;
+    back.write("dev", &disk.name)?;
+    back.write("type", "phy")?;
+    back.write("mode", if disk.is_writable { "w" } else { "r" })?;
+    back.write("device-type", "disk")?;
+    back.write("bootable", 1)?;
+    back.write("removable", 0)?;
+    back.write("online", 1)?;
+    back.write("state", XenbusState::Initialising.number())
+}
+
+fn write_nic(nodes: &mut Nodes<'_>, built: &Built<'_>, index: usize, nic: &GuestNic) -> Result<(), Error> {
+    let address = nic.address(&built.configuration.name, index);
+    let mut back = write_pair(nodes, "vif", built.domain, index as u32, |front| {
+        front.write("handle", index)?;
+        front.write("mac", address)?;
+        front.write("mtu", MTU)
+    })?;
+    back.write("handle", index)?;
+    back.write("mac", address)?;
+    back.write("mtu", MTU)?;
+    back.write("bridge", "switch0")?;
+    back.write("type", "vif")?;
+    back.write("hotplug-status", "connected")?;
+    back.write("online", 1)?;
+    back.write("state", XenbusState::Initialising.number())
+}
+
+/// Writes what the two halves of a device say of each other, and the front end as `more` says; gives the back
+/// end's directory. The back end's state is to be written last: it is what a back end waits for.
+fn write_pair<'a, 'b>(
+    nodes: &'a mut Nodes<'b>,
+    kind: &str,
+    guest: DomainId,
+    number: u32,
+    more: impl FnOnce(&mut Directory<'_, '_>) -> Result<(), Error>,
+) -> Result<Directory<'a, 'b>, Error> {
+    let front_path = format!("{}/device/{kind}/{number}", domain_path(guest));
+    let back_path = back_end(kind, guest, number);
+    let mut front = Directory::make(nodes, front_path.clone(), &shared(guest, BACK_END))?;
+    front.write("backend", &back_path)?;
+    front.write("backend-id", BACK_END)?;
+    more(&mut front)?;
+    front.write("state", XenbusState::Initialising.number())?;
+    let mut back = Directory::make(nodes, back_path, &shared(BACK_END, guest))?;
+    back.write("frontend", front_path)?;
+    back.write("frontend-id", guest)?;
+    Ok(back)
+}
+
+fn back_end(kind: &str, guest: DomainId, number: u32) -> String {
+    format!("{}/backend/{kind}/{guest}/{number}", domain_path(BACK_END))
+}
+
+/// The directories of a guest's back ends that can be closed, each with the device's kind and number.
+pub fn back_ends(nodes: &mut Nodes<'_>, guest: DomainId) -> alloc::vec::Vec<String> {
+    let mut found = alloc::vec::Vec::new();
+    for kind in ["vbd", "vif"] {
+        let directory = format!("{}/backend/{kind}/{guest}", domain_path(BACK_END));
+        let numbers = nodes.list(&directory).unwrap_or_default();
+        found.extend(numbers.into_iter().map(|number| format!("{directory}/{number}")));
+    }
+    found
+}
+
+/// Tells the back ends of a guest that it is gone.
+pub fn announce_end(nodes: &mut Nodes<'_>, guest: DomainId) {
+    for directory in back_ends(nodes, guest) {
+        let closing = XenbusState::Closing.number().to_string();
+        for (key, value) in [("online", "0"), ("state", closing.as_str())] {
+            if let Err(error) = nodes.write(&format!("{directory}/{key}"), value) {
+                log::warn!("{directory}/{key}: {error}");
+            }
+        }
+    }
+}
+
+/// Removes all that is said of a guest.
+pub fn remove(nodes: &mut Nodes<'_>, guest: DomainId, handle: Handle) {
+    let mut paths = alloc::vec![domain_path(guest), format!("/vm/{handle}")];
+    for kind in ["console", "vbd", "vif"] {
+        paths.push(format!("{}/backend/{kind}/{guest}", domain_path(BACK_END)));
+    }
+    for path in paths {
+        match nodes.remove(&path) {
+            Ok(()) | Err(Error::NotFound) => {}
+            Err(error) => log::warn!("{path} cannot be removed: {error}"),
+        }
+    }
+}
+
+/// What is said of dom0, which nobody builds.
+///
+/// # Errors
+///
+/// What the store says.
+pub fn write_dom0(nodes: &mut Nodes<'_>, memory_pages: usize) -> Result<(), Error> {
+    let kibibytes = memory_pages * 4;
+    let home = domain_path(DomainId::ZERO);
+    for (key, value) in [
+        ("name", "Domain-0".to_string()),
+        ("domid", "0".to_string()),
+        ("vm", format!("/vm/{}", Handle::DOM0)),
+        ("cpu/0/availability", "online".to_string()),
+        ("memory/target", kibibytes.to_string()),
+        ("memory/static-max", kibibytes.to_string()),
+        ("control/shutdown", String::new()),
+    ] {
+        nodes.write(&format!("{home}/{key}"), value)?;
+    }
+    nodes.write(&format!("/vm/{}/name", Handle::DOM0), "Domain-0")?;
+    nodes.write(&format!("/vm/{}/uuid", Handle::DOM0), Handle::DOM0.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Limits, Server};
+    use alloc::vec::Vec;
+
+    const GUEST: DomainId = DomainId(5);
+
+    fn store_of(words: &[&str]) -> Server {
+        let mut server = Server::new(Limits::default());
+        let configuration = GuestConfiguration::parse("web", words.iter().copied()).unwrap();
+        let built = Built {
+            domain: GUEST,
+            handle: Handle([7; 16]),
+            configuration: &configuration,
+            store: (MachineFrame(0x123), Port(1)),
+            console: (MachineFrame(0x124), Port(2)),
+            start_time: 1_700_000_000,
+        };
+        server.transaction(|nodes| write(nodes, &built)).unwrap();
+        server
+    }
+
+    fn value(server: &mut Server, path: &str) -> String {
+        let bytes = server.read(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    fn permissions(server: &mut Server, path: &str) -> String {
+        format!("{:?}", server.permissions(path).unwrap()).replace('\0', " ")
+    }
+
+    #[test]
+    fn the_home_says_who_the_guest_is() {
+        let mut server = store_of(&["memory=32"]);
+        let home = "/local/domain/5";
+        for (key, expected) in [
+            ("name", "web"),
+            ("domid", "5"),
+            ("memory/target", "32768"),
+            ("store/ring-ref", "291"),
+            ("store/port", "1"),
+            ("console/ring-ref", "292"),
+            ("console/port", "2"),
+            ("console/type", "xenconsoled"),
+            ("control/shutdown", ""),
+            ("vm", "/vm/07070707-0707-0707-0707-070707070707"),
+        ] {
+            assert_eq!(value(&mut server, &format!("{home}/{key}")), expected, "{key}");
+        }
+        assert_eq!(value(&mut server, "/vm/07070707-0707-0707-0707-070707070707/name"), "web");
+    }
+
+    #[test]
+    fn a_disk_has_two_halves_that_name_each_other() {
+        let mut server = store_of(&["disk=disk0@1M,xvda,r"]);
+        let (front, back) = ("/local/domain/5/device/vbd/51712", "/local/domain/0/backend/vbd/5/51712");
+        assert_eq!(value(&mut server, &format!("{front}/backend")), back);
+        assert_eq!(value(&mut server, &format!("{back}/frontend")), front);
+        assert_eq!(value(&mut server, &format!("{back}/params")), "disk0@1048576");
+        assert_eq!(value(&mut server, &format!("{back}/mode")), "r");
+        for half in [front, back] {
+            assert_eq!(value(&mut server, &format!("{half}/state")), "1");
+        }
+    }
+
+    #[test]
+    fn a_nic_has_the_same_address_at_both_ends() {
+        let mut server = store_of(&["vif", "vif=mac=00:16:3e:00:00:09"]);
+        let ends = ["/local/domain/5/device/vif/1/mac", "/local/domain/0/backend/vif/5/1/mac"];
+        assert_eq!(ends.map(|path| value(&mut server, path)), ["00:16:3e:00:00:09"; 2]);
+        assert_eq!(value(&mut server, "/local/domain/0/backend/vif/5/0/handle"), "0");
+    }
+
+    #[test]
+    fn each_may_write_only_what_is_its_own() {
+        let mut server = store_of(&["disk=disk0", "vif"]);
+        for (path, expected) in [
+            ("/local/domain/5", "n0 r5"),
+            ("/local/domain/5/name", "n0 r5"),
+            ("/local/domain/5/memory/target", "n0 r5"),
+            ("/local/domain/5/control", "n0 r5"),
+            ("/local/domain/5/control/shutdown", "n5"),
+            ("/local/domain/5/data", "n5"),
+            ("/local/domain/5/console/port", "n0 r5"),
+            ("/local/domain/5/device", "n0 r5"),
+            ("/local/domain/5/device/vbd/51712", "n5 r0"),
+            ("/local/domain/5/device/vbd/51712/state", "n5 r0"),
+            ("/local/domain/0/backend/vbd/5/51712/state", "n0 r5"),
+            ("/local/domain/0/backend/vif/5/0/mac", "n0 r5"),
+        ] {
+            assert_eq!(permissions(&mut server, path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_guest_is_left() {
+        let mut server = store_of(&["disk=disk0", "vif"]);
+        server.nodes(|nodes| {
+            assert_eq!(back_ends(nodes, GUEST).len(), 2);
+            announce_end(nodes, GUEST);
+            assert_eq!(&*nodes.read("/local/domain/0/backend/vif/5/0/state").unwrap(), b"5");
+            remove(nodes, GUEST, Handle([7; 16]));
+            for directory in ["/local/domain", "/vm", "/local/domain/0/backend/vbd", "/local/domain/0/backend/vif"] {
+                let left: Vec<_> = nodes.list(directory).unwrap();
+                assert!(left.iter().all(|name| name == "0"), "{directory}: {left:?}");
+            }
+            remove(nodes, GUEST, Handle([7; 16]));
+        });
+        server.audit().unwrap();
+    }
+}
