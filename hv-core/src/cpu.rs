@@ -30,6 +30,8 @@ pub struct Cpu {
     pub work: AtomicU32,
     /// The vCPU whose FPU state is in the registers; null when nobody's is.
     pub fpu_owner: AtomicPtr<Vcpu>,
+    /// TSC when it last went from a guest to the hypervisor or back, while ticks are accounted.
+    pub crossed_at: AtomicU64,
     /// Its run queue.
     pub schedule: CpuSchedule,
     /// Its timer queue.
@@ -38,9 +40,13 @@ pub struct Cpu {
     pub counters: Counters,
 }
 
-/// Events that cost time on real machines and not one instruction under QEMU's instruction counter.
+/// What a CPU has done. Only the CPU itself adds to these.
 #[derive(Default)]
 pub struct Counters {
+    /// TSC ticks in the hypervisor, while they are [accounted](crate::counters::start).
+    pub hypervisor_ticks: AtomicU64,
+    /// TSC ticks asleep, likewise.
+    pub idle_ticks: AtomicU64,
     /// CR3 loads.
     pub address_space_switches: AtomicU64,
     /// TLB flushes other than by CR3 load.
@@ -56,6 +62,8 @@ pub struct Counters {
 impl Counters {
     const fn new() -> Self {
         Self {
+            hypervisor_ticks: AtomicU64::new(0),
+            idle_ticks: AtomicU64::new(0),
             address_space_switches: AtomicU64::new(0),
             tlb_flushes: AtomicU64::new(0),
             hypercalls: AtomicU64::new(0),
@@ -68,7 +76,13 @@ impl Counters {
 /// Adds one to a counter that only this CPU writes.
 #[inline]
 pub fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    add(counter, 1);
+}
+
+/// Adds to a counter that only this CPU writes.
+#[inline]
+pub fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
 }
 
 impl Cpu {
@@ -80,6 +94,7 @@ impl Cpu {
             current: AtomicPtr::new(ptr::null_mut()),
             work: AtomicU32::new(0),
             fpu_owner: AtomicPtr::new(ptr::null_mut()),
+            crossed_at: AtomicU64::new(0),
             schedule: CpuSchedule::new(),
             timers: CpuTimers::new(),
             counters: Counters::new(),

@@ -12,11 +12,11 @@ use hypercall_abi::{
     DomainId, Errno,
     domctl::XEN_SCHEDULER_CREDIT2,
     sysctl::{
-        Sysctl, SysctlAvailheap, SysctlGetdomaininfolist, SysctlPerfcOp, SysctlPhysinfo, SysctlReadconsole,
-        SysctlSchedId, XEN_SYSCTL_AVAILHEAP, XEN_SYSCTL_GETDOMAININFOLIST, XEN_SYSCTL_INTERFACE_VERSION,
-        XEN_SYSCTL_PERFC_OP, XEN_SYSCTL_PERFCOP_QUERY, XEN_SYSCTL_PERFCOP_RESET,
-        XEN_SYSCTL_PHYSCAP_GNTTAB_V1, XEN_SYSCTL_PHYSCAP_PV, XEN_SYSCTL_PHYSINFO, XEN_SYSCTL_READCONSOLE,
-        XEN_SYSCTL_SCHED_ID,
+        Sysctl, SysctlAvailheap, SysctlGetdomaininfolist, SysctlPerfcDesc, SysctlPerfcOp, SysctlPhysinfo,
+        SysctlReadconsole, SysctlSchedId, XEN_SYSCTL_AVAILHEAP, XEN_SYSCTL_GETDOMAININFOLIST,
+        XEN_SYSCTL_INTERFACE_VERSION, XEN_SYSCTL_PERFC_OP, XEN_SYSCTL_PERFCOP_QUERY,
+        XEN_SYSCTL_PERFCOP_RESET, XEN_SYSCTL_PHYSCAP_GNTTAB_V1, XEN_SYSCTL_PHYSCAP_PV, XEN_SYSCTL_PHYSINFO,
+        XEN_SYSCTL_READCONSOLE, XEN_SYSCTL_SCHED_ID,
     },
 };
 
@@ -119,22 +119,39 @@ fn list_domains(mut request: SysctlGetdomaininfolist) -> Result<SysctlGetdomaini
     Ok(request)
 }
 
-/// The hypervisor's counters by name; see [`counters`].
+/// Most counters told of in one call.
+const MOST_COUNTERS: u32 = 1024;
+
+/// The hypervisor's counters by name (see [`counters`]). A reset also begins to account ticks.
 fn performance_counters(mut request: SysctlPerfcOp) -> Result<SysctlPerfcOp, Errno> {
     match request.cmd {
         XEN_SYSCTL_PERFCOP_QUERY => {}
-        XEN_SYSCTL_PERFCOP_RESET => return Err(Errno::EOPNOTSUPP),
+        XEN_SYSCTL_PERFCOP_RESET => counters::start(),
         _ => return Err(Errno::EINVAL),
     }
-    let all = counters::all();
-    if request.desc != 0 && request.val != 0 && request.nr_counters as usize >= all.len() {
-        for (index, counter) in (0u64..).zip(&all) {
-            guest_access::write_element(request.desc, index, &counter.description())?;
-            // The layout has 32 bits a value: each counter is two, the low half first.
-            guest_access::write_element(request.val, index, &counter.value)?;
+    let wanted = if request.desc == 0 || request.val == 0 { 0 } else { request.nr_counters };
+    let mut count = 0;
+    let mut result = Ok(());
+    counters::visit(|description, value| {
+        if count < wanted {
+            result = write_counter(&request, count, &description, value);
         }
-    }
-    request.nr_counters = all.len() as u32;
-    request.nr_vals = 2 * all.len() as u32;
+        count += 1;
+        result.is_ok() && count < MOST_COUNTERS
+    });
+    result?;
+    request.nr_counters = count;
+    request.nr_vals = 2 * count;
     Ok(request)
+}
+
+fn write_counter(
+    request: &SysctlPerfcOp,
+    index: u32,
+    description: &SysctlPerfcDesc,
+    value: u64,
+) -> Result<(), Errno> {
+    guest_access::write_element(request.desc, u64::from(index), description)?;
+    // The layout has 32 bits a value: each counter is two, the low half first.
+    guest_access::write_element(request.val, u64::from(index), &value)
 }

@@ -162,6 +162,8 @@ pub struct Vcpu {
     pub own_info: AtomicBool,
     /// Where its `vcpu_info` lies in the direct map; null before that is known.
     info: AtomicPtr<u8>,
+    /// TSC ticks of its own code, while they are [accounted](crate::counters::start).
+    pub own_ticks: AtomicU64,
     /// What the scheduler keeps for it.
     pub schedule: VcpuSchedule,
     /// Its timers.
@@ -193,6 +195,7 @@ impl Vcpu {
             retired: AtomicBool::new(false),
             own_info: AtomicBool::new(false),
             info: AtomicPtr::new(core::ptr::null_mut()),
+            own_ticks: AtomicU64::new(0),
             schedule: VcpuSchedule::new(),
             timers: VcpuTimers::new(),
             virq_ports: [const { AtomicU32::new(0) }; NR_VIRQS as usize],

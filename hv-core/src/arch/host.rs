@@ -129,6 +129,11 @@ pub mod clock {
         NOW.get()
     }
 
+    /// One tick a nanosecond.
+    pub fn ticks() -> u64 {
+        NOW.get()
+    }
+
     /// Moves time.
     pub fn set(now: u64) {
         NOW.set(now);

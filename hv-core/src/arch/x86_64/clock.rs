@@ -34,7 +34,9 @@ struct Rates {
 static RATES: Once<Rates> = Once::new();
 static WALL_CLOCK_AT_ZERO: AtomicU64 = AtomicU64::new(0);
 
-fn tsc() -> u64 {
+/// The TSC.
+#[inline]
+pub fn ticks() -> u64 {
     // SAFETY: every 64-bit CPU has the instruction.
     unsafe { _rdtsc() }
 }
@@ -44,7 +46,7 @@ pub fn set_up() {
     let (tsc_per_second, timer_per_second) = measure();
     let (multiplier, shift) = crate::time_scale::of(tsc_per_second);
     RATES.call_once(|| Rates {
-        scale: Scale { tsc_at_zero: tsc(), multiplier, shift },
+        scale: Scale { tsc_at_zero: ticks(), multiplier, shift },
         tsc_per_second,
         timer_multiplier: ((u128::from(timer_per_second) << 32) / u128::from(NANOSECONDS)) as u64,
     });
@@ -56,7 +58,7 @@ pub fn set_up() {
 pub fn now() -> u64 {
     RATES.get().map_or(0, |rates| {
         crate::time_scale::apply(
-            tsc().wrapping_sub(rates.scale.tsc_at_zero),
+            ticks().wrapping_sub(rates.scale.tsc_at_zero),
             rates.scale.multiplier,
             rates.scale.shift,
         )
@@ -113,9 +115,9 @@ fn measure() -> (u64, u64) {
     port::write(PIT_CHANNEL_2, 1, MEASURED_TICKS as u32 & 0xff);
     port::write(PIT_CHANNEL_2, 1, MEASURED_TICKS as u32 >> 8);
     local_apic::start_measuring();
-    let start = tsc();
+    let start = ticks();
     while port::read(PIT_GATE, 1) & PIT_OUTPUT == 0 {}
-    let ticks = tsc() - start;
+    let ticks = ticks() - start;
     let timer = u64::from(local_apic::measured());
     local_apic::start_timer(0);
     port::write(PIT_GATE, 1, gate);

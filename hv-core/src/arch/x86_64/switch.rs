@@ -13,7 +13,7 @@ use super::{
     descriptor_tables, entry, fpu, guest_memory, local_apic, paging,
 };
 use crate::{
-    console,
+    console, counters,
     cpu::{Cpu, count, work},
     hypercall::{self, Caller},
     interrupt, scheduler, time, trap,
@@ -59,6 +59,7 @@ pub extern "C" fn guest_trap(registers: &mut CpuUserRegs) -> *mut CpuUserRegs {
     let vector = registers.entry_vector as u8;
     let error_code = registers.error_code;
     let cpu = this_cpu();
+    counters::enter(cpu, cpu.current());
     if vector < 32 {
         if let Some(vcpu) = cpu.current() {
             // SAFETY: the only one: entry code has just come in, and this ends before `leave` makes its own.
@@ -73,6 +74,7 @@ pub extern "C" fn guest_trap(registers: &mut CpuUserRegs) -> *mut CpuUserRegs {
 /// A guest executed SYSCALL.
 pub extern "C" fn guest_syscall(registers: &mut CpuUserRegs) -> *mut CpuUserRegs {
     let cpu = this_cpu();
+    counters::enter(cpu, cpu.current());
     let is_compatible = registers.entry_vector == entry::COMPATIBILITY_SYSCALL_VECTOR;
     if let Some(vcpu) = cpu.current() {
         // SAFETY: as in `guest_trap`.
@@ -116,6 +118,7 @@ pub extern "C" fn failed_return(fault: &CpuUserRegs, registers: *mut CpuUserRegs
     // The general registers were popped before the fault, so the fault's own frame has them; it lies over theirs.
     let popped = *fault;
     let cpu = this_cpu();
+    counters::enter(cpu, cpu.current());
     if let Some(vcpu) = cpu.current() {
         // SAFETY: as in `guest_trap`.
         let mut caller = unsafe { caller(vcpu) };
@@ -186,6 +189,7 @@ fn leave(cpu: &'static Cpu) -> *mut CpuUserRegs {
         && let Some(vcpu) = cpu.current()
         && !trap::has_deliverable_events(vcpu)
     {
+        counters::leave(cpu);
         // SAFETY: the cause of entry has been handled, so its `Caller` is gone.
         return unsafe { &raw mut vcpu.context_mut().registers };
     }
@@ -208,6 +212,7 @@ fn settle(cpu: &'static Cpu) -> *mut CpuUserRegs {
         let mut caller = unsafe { caller(vcpu) };
         trap::deliver_events(&mut caller);
         if cpu.work.load(Ordering::Relaxed) == 0 {
+            counters::leave(cpu);
             return &raw mut caller.context.registers;
         }
     }
@@ -251,7 +256,7 @@ fn same(one: Option<&Vcpu>, other: Option<&Vcpu>) -> bool {
 
 fn idle(cpu: &Cpu) {
     if cpu.work.load(Ordering::Relaxed) == 0 {
-        cpu::wait_for_interrupt();
+        counters::sleep(cpu, cpu::wait_for_interrupt);
     }
 }
 
