@@ -14,7 +14,7 @@ use crate::slots::{REQUESTS, RESPONSES, Slots};
 /// that the front end writes reaches them unchecked. Always, in wrapping order,
 ///
 /// ```text
-///   response_published ≤ response_pushed ≤ request_consumed ≤ request_seen ≤ response_pushed + capacity
+///   response_published ≤ response_pushed ≤ request_consumed ≤ request_seen ≤ response_published + capacity
 /// ```
 #[derive(Debug)]
 pub struct BackRing<P: Protocol, M> {
@@ -80,7 +80,7 @@ impl<P: Protocol, M: RingMemory> BackRing<P, M> {
     pub fn waiting_requests(&mut self) -> Result<u32, Corrupt> {
         let produced = self.slots.produced(REQUESTS);
         let waiting = produced.wrapping_sub(self.request_consumed);
-        if waiting > self.capacity() - self.unanswered_requests() {
+        if waiting > self.room_for_requests() {
             return Err(self.corrupt(produced));
         }
         self.request_seen = produced;
@@ -128,10 +128,11 @@ impl<P: Protocol, M: RingMemory> BackRing<P, M> {
         self.final_check_for_many_requests(1)
     }
 
-    /// Asks for an event when `count` requests wait to be taken, and says whether it is safe to wait for it:
-    /// for work that needs several of them. Counts as 1 if it is 0, and as what can come if it is more.
+    /// Asks for an event only when `count` requests wait to be taken, or as many as the front end has room for
+    /// if that is fewer, and says whether it is safe to wait for it: for work that needs several of them.
+    #[inline]
     pub fn final_check_for_many_requests(&mut self, count: u32) -> Result<FinalCheck, Corrupt> {
-        let count = count.min(self.capacity() - self.unanswered_requests()).max(1);
+        let count = count.min(self.room_for_requests()).max(1);
         if self.waiting_requests()? >= count {
             return Ok(FinalCheck::MoreToTake);
         }
@@ -152,6 +153,13 @@ impl<P: Protocol, M: RingMemory> BackRing<P, M> {
         self.slots.into_memory()
     }
 
+    /// How many more requests than we have taken an honest front end can have made: it reuses a slot only
+    /// when it has seen a response.
+    #[inline]
+    fn room_for_requests(&self) -> u32 {
+        self.capacity() - self.request_consumed.wrapping_sub(self.response_published)
+    }
+
     /// The error for a producer index that claims requests which cannot be there.
     #[cold]
     fn corrupt(&self, found: u32) -> Corrupt {
@@ -159,7 +167,7 @@ impl<P: Protocol, M: RingMemory> BackRing<P, M> {
             index: PeerIndex::RequestProducer,
             found,
             lowest: self.request_consumed,
-            highest: self.response_pushed.wrapping_add(self.capacity()),
+            highest: self.response_published.wrapping_add(self.capacity()),
         }
     }
 }
@@ -236,6 +244,8 @@ mod tests {
         poke(&page, REQ_PROD, 257);
         assert!(ring.waiting_requests().is_err());
         ring.push_response(&response(0)).unwrap();
+        assert!(ring.waiting_requests().is_err(), "nobody can know yet of a response not committed");
+        let _ = ring.commit_responses();
         assert_eq!(ring.waiting_requests(), Ok(57), "the slot of an answered request is free again");
     }
 
@@ -306,6 +316,29 @@ mod tests {
         while ring.take_request().unwrap().is_some() {}
         assert_eq!(ring.final_check_for_requests(), Ok(FinalCheck::MayWait));
         assert_eq!(peek(&page, REQ_EVENT), 3);
+    }
+
+    #[test]
+    fn a_back_end_that_needs_several_requests_is_woken_when_they_are_there() {
+        let (mut ring, page) = ring_with_requests(2);
+        assert_eq!(ring.final_check_for_many_requests(3), Ok(FinalCheck::MayWait));
+        assert_eq!(peek(&page, REQ_EVENT), 3);
+        poke(&page, REQ_PROD, 3);
+        assert_eq!(ring.final_check_for_many_requests(3), Ok(FinalCheck::MoreToTake));
+    }
+
+    #[test]
+    fn a_back_end_never_waits_for_more_requests_than_there_is_room_for() {
+        let (mut ring, page) = ring_with_requests(250);
+        while ring.take_request().unwrap().is_some() {}
+        assert_eq!(ring.final_check_for_many_requests(100), Ok(FinalCheck::MayWait));
+        assert_eq!(peek(&page, REQ_EVENT), 256);
+        ring.push_response(&response(0)).unwrap();
+        assert_eq!(ring.final_check_for_many_requests(100), Ok(FinalCheck::MayWait));
+        assert_eq!(peek(&page, REQ_EVENT), 256, "a response that is not published makes no room");
+        let _ = ring.commit_responses();
+        assert_eq!(ring.final_check_for_many_requests(100), Ok(FinalCheck::MayWait));
+        assert_eq!(peek(&page, REQ_EVENT), 257);
     }
 
     #[test]

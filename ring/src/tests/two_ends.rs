@@ -163,7 +163,7 @@ impl World {
     }
 
     fn wait_for_requests(&mut self, count: u32) {
-        let can_come = self.capacity - self.in_work.len();
+        let can_come = self.capacity - self.in_work.len() - self.responses.pushed.len();
         let wanted = (count as usize).min(can_come).max(1);
         let expected = self.requests.wait(wanted);
         assert_eq!(self.back.final_check_for_many_requests(count), Ok(expected));
