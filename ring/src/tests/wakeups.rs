@@ -1,5 +1,5 @@
 //! Two ends that sleep and wake each other, in every interleaving and every reordering of loads and stores
-//! that the memory model allows.
+//! that the memory model allows (for the longer programs, in all those with few interruptions).
 //!
 //! An event channel is a flag that is set by the sender and cleared by the sleeper: what is sent before one
 //! sleeps is not lost. So the only way to sleep for ever is that an event is not sent at all, and then no
