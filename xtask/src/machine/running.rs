@@ -6,8 +6,8 @@
 //! dropped is killed.
 
 use std::fmt;
-use std::io::{Read, Write};
-use std::process::{Child, ChildStdin};
+use std::io::{self, Read, Write};
+use std::process::{Child, ChildStdin, ExitStatus};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -20,7 +20,7 @@ use crate::exec::PANIC;
 
 /// How many of the console's last lines an error shows.
 const SHOWN_LINES: usize = 25;
-/// How often to look whether a machine on the terminal has ended.
+/// How often to look whether a machine has ended where there is nothing to wait on.
 const POLL_EVERY: Duration = Duration::from_millis(20);
 /// How long the hypervisor's last words may take to arrive in full.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -180,6 +180,15 @@ impl Running {
         let _ = self.child.wait();
     }
 
+    /// How the machine ended, which after its last words may be about to happen; ends it if it does not by itself.
+    pub fn end(&mut self) -> Exit {
+        let ended = wait_until(&mut self.child, Some(Instant::now() + LAST_WORDS));
+        if !matches!(ended, Ok(Some(_))) {
+            self.kill();
+        }
+        self.exit()
+    }
+
     /// The console's last lines and QEMU's complaints, for a message.
     pub fn context(&self) -> String {
         let transcript = self.transcript();
@@ -215,7 +224,7 @@ impl Running {
         match receive(&self.output, deadline) {
             Ok(bytes) => self.accept(&bytes),
             Err(RecvTimeoutError::Timeout) => Err(Ending::TimedOut),
-            Err(RecvTimeoutError::Disconnected) => Err(self.exited()),
+            Err(RecvTimeoutError::Disconnected) => Err(Ending::Exited(self.exit())),
         }
     }
 
@@ -240,12 +249,9 @@ impl Running {
         line.unwrap_or(PANIC).trim().to_owned()
     }
 
-    fn exited(&mut self) -> Ending {
-        match self.child.wait() {
-            Ok(status) => Ending::Exited(Exit::from(status)),
-            // Waiting for our own child fails only if somebody else already did.
-            Err(_) => Ending::Exited(Exit::Failure(-1)),
-        }
+    fn exit(&mut self) -> Exit {
+        // Waiting for our own child fails only if somebody else already did.
+        self.child.wait().map_or(Exit::Failure(-1), Exit::from)
     }
 }
 
@@ -256,20 +262,26 @@ impl Drop for Running {
 }
 
 /// Waits for a machine that has our terminal, at most until its time limit.
+pub(super) fn wait_on_terminal(mut child: Child, time_limit: Option<Duration>) -> Result<Ending> {
+    let deadline = time_limit.map(|limit| Instant::now() + limit);
+    if let Some(status) = wait_until(&mut child, deadline)? {
+        return Ok(Ending::Exited(Exit::from(status)));
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(Ending::TimedOut)
+}
+
+/// Waits for a child's end until a moment, if there is one.
 #[expect(
     clippy::disallowed_methods,
     reason = "the standard library has no wait for a child with a time limit"
 )]
-pub(super) fn wait_on_terminal(mut child: Child, time_limit: Option<Duration>) -> Result<Ending> {
-    let deadline = time_limit.map(|limit| Instant::now() + limit);
+fn wait_until(child: &mut Child, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Ending::Exited(Exit::from(status)));
-        }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            child.kill()?;
-            child.wait()?;
-            return Ok(Ending::TimedOut);
+        let ended = child.try_wait()?;
+        if ended.is_some() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(ended);
         }
         thread::sleep(POLL_EVERY);
     }
@@ -358,6 +370,14 @@ mod tests {
         let error = machine.wait_for("never", SOON).unwrap_err();
         assert_eq!(error.ending, Ending::Panicked("WEIR PANIC at frame.rs:7".to_owned()));
         assert!(error.context.contains("stack"));
+    }
+
+    #[test]
+    fn a_machine_that_ended_after_its_last_words_keeps_its_status() {
+        let mut machine = start("echo 'WEIR PANIC: no module'; exit 37", None);
+        assert_eq!(machine.wait().unwrap_err().ending, Ending::Panicked("WEIR PANIC: no module".to_owned()));
+        assert_eq!(machine.end(), Exit::Debug(0x12));
+        assert_eq!(start("exec sleep 60", None).end(), Exit::Signal(9));
     }
 
     #[test]

@@ -1,0 +1,5 @@
+//! Weir in QEMU, seen from outside: one module a topic, one test a promise.
+//!
+//! `cargo xtask test` builds what is booted here and names it in the environment.
+
+mod boot;
