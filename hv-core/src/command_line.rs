@@ -1,12 +1,12 @@
-//! The hypervisor's command line: words for the hypervisor, then ` -- `, then the control domain's own line.
+//! The hypervisor's command line: words for the hypervisor, then `--`, then the control domain's own line.
 //!
 //! An option is a word or `name=value`. Unknown ones are reported and ignored, because a machine that does not boot
 //! for a typing error cannot be told so.
 
 /// Longest command line kept; what is beyond is cut, and said so in the log.
 const CAPACITY: usize = 2048;
-/// What separates the two parts.
-const SEPARATOR: &str = " -- ";
+/// The word that separates the two parts.
+const SEPARATOR: &str = "--";
 
 /// A kept copy of the command line.
 pub struct CommandLine {
@@ -30,10 +30,12 @@ impl CommandLine {
 
     fn parts(&self) -> (&str, &str) {
         let text = self.text();
-        match text.strip_prefix(SEPARATOR.trim_start()) {
-            Some(control_domain) => ("", control_domain),
-            None => text.split_once(SEPARATOR).unwrap_or((text, "")),
-        }
+        let separator = text.split_ascii_whitespace().find(|word| *word == SEPARATOR);
+        // The word is a piece of the text, so the difference of the addresses is its place.
+        let Some(place) = separator.map(|word| word.as_ptr() as usize - text.as_ptr() as usize) else {
+            return (text, "");
+        };
+        (text[..place].trim_end(), text[place + SEPARATOR.len()..].trim_start())
     }
 
     /// The hypervisor's part.
@@ -109,6 +111,8 @@ mod tests {
         assert_eq!(line.control_domain(), "console=x run=\"a -- b\"");
         assert_eq!(CommandLine::new(b"-- only dom0").control_domain(), "only dom0");
         assert_eq!(CommandLine::new(b"alone").control_domain(), "");
+        assert_eq!(CommandLine::new(b"first -- ").hypervisor(), "first");
+        assert_eq!(CommandLine::new(b"a--b --c").hypervisor(), "a--b --c", "not words of their own");
     }
 
     #[test]
