@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the three programs that run on the bare machine.
+//! `cargo xtask build`: the three programs that run on the bare machine, and the kernels that only tests boot.
 
 use std::env;
 use std::fs;
@@ -14,7 +14,11 @@ use crate::workspace::Workspace;
 
 /// The packages that hold a program for the bare machine.
 pub const PACKAGES: [&str; 3] = ["hv-core", "dom0-backend", "guest-frontend"];
-/// The cargo feature those programs are behind, so that an ordinary host build does not see them.
+/// The packages that hold kernels which only the tests boot.
+pub const TEST_PACKAGES: [&str; 1] = ["pv-runtime"];
+/// Those kernels: the environment variable that names each to the tests, and its file.
+const TEST_KERNELS: [(&str, &str); 1] = [("WEIR_SELFTEST", "selftest")];
+/// The cargo feature all of those programs are behind, so that an ordinary host build does not see them.
 pub const FEATURE: &str = "image";
 
 /// The three programs, as ELF files.
@@ -61,23 +65,39 @@ pub fn path_in(variable: &str) -> Result<PathBuf> {
 /// Builds the three programs with all optimisations.
 pub fn build(workspace: &Workspace) -> Result<Images> {
     progress::stage("building the hypervisor, domain 0 and the guest");
-    let target = workspace.target();
-    let mut build = Command::new(cargo());
-    build
-        .args(["build", "--release", "--target", TARGET, "--features", FEATURE, "--bins"])
-        .args(package_arguments());
-    build.arg("--target-dir").arg(&target).current_dir(workspace.root());
-    command::run(&mut build)?;
-    let images = Images::in_directory(&target.join(TARGET).join("release"));
-    for (what, path) in images.named() {
-        path.metadata().with_context(|| format!("cargo left no {what} at {}", path.display()))?;
-    }
+    let images = Images::in_directory(&compile(workspace, &PACKAGES)?);
+    images.named().into_iter().try_for_each(|(what, path)| ensure_made(what, path))?;
     Ok(images)
 }
 
-/// `--package` for each package of the bare machine.
-pub fn package_arguments() -> impl Iterator<Item = &'static str> {
-    PACKAGES.into_iter().flat_map(|package| ["--package", package])
+/// Builds the kernels that only tests boot; each with the environment variable that is to name it.
+pub fn build_test_kernels(workspace: &Workspace) -> Result<Vec<(&'static str, PathBuf)>> {
+    progress::stage("building the tests' own kernels");
+    let directory = compile(workspace, &TEST_PACKAGES)?;
+    let kernels = TEST_KERNELS.map(|(variable, file)| (variable, directory.join(file)));
+    kernels.iter().try_for_each(|(variable, path)| ensure_made(variable, path))?;
+    Ok(kernels.into())
+}
+
+/// Compiles the programs of these packages; returns the directory they are in.
+fn compile(workspace: &Workspace, packages: &[&str]) -> Result<PathBuf> {
+    let target = workspace.target();
+    let mut build = Command::new(cargo());
+    build.args(["build", "--release", "--target", TARGET, "--features", FEATURE, "--bins"]);
+    build.args(package_arguments(packages));
+    build.arg("--target-dir").arg(&target).current_dir(workspace.root());
+    command::run(&mut build)?;
+    Ok(target.join(TARGET).join("release"))
+}
+
+fn ensure_made(what: &str, path: &Path) -> Result<()> {
+    path.metadata().with_context(|| format!("cargo left no {what} at {}", path.display()))?;
+    Ok(())
+}
+
+/// `--package` for each of these packages.
+pub fn package_arguments<'a>(packages: &[&'a str]) -> impl Iterator<Item = &'a str> {
+    packages.iter().flat_map(|package| ["--package", package])
 }
 
 /// Builds and prints where the programs are.
@@ -104,8 +124,7 @@ mod tests {
 
     #[test]
     fn every_package_is_asked_for() {
-        let arguments: Vec<_> = package_arguments().collect();
-        assert_eq!(arguments.len(), 2 * PACKAGES.len());
-        assert!(arguments.contains(&"hv-core"));
+        let arguments: Vec<_> = package_arguments(&["a", "b"]).collect();
+        assert_eq!(arguments, ["--package", "a", "--package", "b"]);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::build::{FEATURE, package_arguments};
+use crate::build::{FEATURE, PACKAGES, TEST_PACKAGES, package_arguments};
 use crate::command;
 use crate::consent::Consent;
 use crate::packages::{Apt, Request};
@@ -84,7 +84,8 @@ fn host_lints(workspace: &Workspace) -> Step {
 
 fn machine_lints(workspace: &Workspace) -> Step {
     let mut command = clippy(workspace);
-    command.args(["--target", TARGET, "--features", FEATURE, "--lib", "--bins"]).args(package_arguments());
+    command.args(["--target", TARGET, "--features", FEATURE, "--lib", "--bins"]);
+    command.args(package_arguments(&PACKAGES)).args(package_arguments(&TEST_PACKAGES));
     command.args(["--", "--deny", "warnings"]);
     Step { name: "lints, bare machine", command }
 }
@@ -108,7 +109,8 @@ fn host_docs() -> Step {
 }
 
 fn machine_docs() -> Step {
-    let words = ["--target", TARGET, "--features", FEATURE, "--lib"].into_iter().chain(package_arguments());
+    let start = ["--target", TARGET, "--features", FEATURE, "--lib"];
+    let words = start.into_iter().chain(package_arguments(&PACKAGES));
     Step {
         name: "documentation, bare machine",
         command: docs(&words.map(OsString::from).collect::<Vec<_>>()),

@@ -1,11 +1,11 @@
 //! `cargo xtask test`: the tests of every crate on this computer, then the integration tests in QEMU.
 //!
 //! The second kind finds what it needs through the environment: `WEIR_IMAGE`, `WEIR_DOM0`, `WEIR_GUEST` (the three
-//! programs), `WEIR_ISO` (a disc of them that ends QEMU with a status) and `WEIR_WORK` (a directory for their own files).
+//! programs), `WEIR_SELFTEST` (a kernel of the tests' own), `WEIR_ISO` (a disc of the three that ends QEMU with a
+//! status) and `WEIR_WORK` (a directory for their own files).
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
@@ -65,6 +65,7 @@ fn host_tests(options: &Options) -> Command {
 
 fn qemu_tests(workspace: &Workspace, options: &Options, consent: Consent) -> Result<Command> {
     let images = build::build(workspace)?;
+    let kernels = build::build_test_kernels(workspace)?;
     Uefi::ensure(consent)?;
     let work = workspace.work().join("tests");
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
@@ -74,16 +75,8 @@ fn qemu_tests(workspace: &Workspace, options: &Options, consent: Consent) -> Res
     let mut command = Command::new(cargo());
     command.args(["test", "--package", "tests", "--no-fail-fast"]).args(&options.filter);
     command.args(["--", "--test-threads", &machines_at_once().to_string()]);
-    command.envs(environment(&images, &disc, &work));
+    command.envs(images.environment()).envs(kernels).env("WEIR_ISO", &disc).env("WEIR_WORK", &work);
     Ok(command)
-}
-
-fn environment<'a>(
-    images: &'a build::Images,
-    disc: &'a Path,
-    work: &'a Path,
-) -> impl Iterator<Item = (&'a str, &'a Path)> {
-    images.environment().into_iter().chain([("WEIR_ISO", disc), ("WEIR_WORK", work)])
 }
 
 fn machines_at_once() -> usize {
