@@ -9,6 +9,7 @@
 //!   apps        a command shell, and workloads that print what a test can compare
 //!   stack       TCP/IP (smoltcp), sockets as futures
 //!   net, block  front halves of vif and vbd: pure queues over `ring`, and drivers that connect them
+//!   bench       what things cost, in ticks
 //!   lifecycle   how a front end comes, goes and comes back
 //!   buffer      pages that are private or shared, never both
 //! ```
@@ -19,6 +20,7 @@
 extern crate alloc;
 
 pub mod apps;
+pub mod bench;
 pub mod block;
 pub mod buffer;
 pub mod command_line;

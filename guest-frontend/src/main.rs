@@ -31,7 +31,7 @@ async fn main(info: &'static BootInfo) {
         });
     }
     machine.wait_for_devices().await;
-    if let Some(stack) = &machine.stack
+    if let Some(stack) = machine.stack()
         && !info.flag("noecho")
     {
         apps::serve_echo(stack, ECHO_PORT);

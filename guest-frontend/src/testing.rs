@@ -7,8 +7,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ptr;
 use std::rc::Rc;
 use std::slice;
+use std::sync::atomic::AtomicU32;
 
 use hypercall_abi::{Errno, GrantReference, MachineFrame, PAGE_SIZE};
 
@@ -85,28 +87,34 @@ impl FakeGrants {
 
     /// As the back end: copies out of a granted page.
     pub(crate) fn read(&self, reference: GrantReference, offset: usize, length: usize) -> Vec<u8> {
-        self.page(reference, BackEndMay::Read)[offset..offset + length].to_vec()
+        assert!(offset + length <= PAGE_SIZE);
+        let mut bytes = vec![0; length];
+        // SAFETY: the bytes lie in a page that is shared at present, so the front end has no slice of it; one
+        // thread runs both ends.
+        unsafe { ptr::copy_nonoverlapping(self.page(reference).add(offset), bytes.as_mut_ptr(), length) };
+        bytes
     }
 
     /// As the back end: copies into a granted page.
     pub(crate) fn write(&self, reference: GrantReference, offset: usize, bytes: &[u8]) {
-        self.page(reference, BackEndMay::Write)[offset..offset + bytes.len()].copy_from_slice(bytes);
+        assert!(offset + bytes.len() <= PAGE_SIZE);
+        assert_eq!(self.entry(reference).access, BackEndMay::Write, "the grant is read-only");
+        // SAFETY: as for `read`.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.page(reference).add(offset), bytes.len()) };
     }
 
-    /// The page behind a grant that allows at least this access.
-    fn page(&self, reference: GrantReference, wanted: BackEndMay) -> &mut [u8] {
-        let table = self.0.borrow();
-        let entry = table.entries.get(&reference.0).expect("the back end uses a grant that does not exist");
-        assert!(entry.access == BackEndMay::Write || wanted == BackEndMay::Read, "the grant is read-only");
-        // SAFETY: the frame is a page of the host's that the front end shares at present, so no slice of it
-        // exists on the front end's side; one thread runs both ends, and the slice ends with the statement.
-        unsafe { slice::from_raw_parts_mut((entry.frame.0 as usize * PAGE_SIZE) as *mut u8, PAGE_SIZE) }
+    fn entry(&self, reference: GrantReference) -> Entry {
+        *self.0.borrow().entries.get(&reference.0).expect("the back end uses a grant that does not exist")
+    }
+
+    /// The address of the page behind a grant.
+    fn page(&self, reference: GrantReference) -> *mut u8 {
+        (self.entry(reference).frame.0 as usize * PAGE_SIZE) as *mut u8
     }
 
     /// As the back end: the ring page behind a grant, to attach the other half to.
-    pub(crate) fn ring_words(&self, reference: GrantReference) -> &'static [std::sync::atomic::AtomicU32] {
-        let frame = self.0.borrow().entries[&reference.0].frame;
-        // SAFETY: as above; atomics may be shared. Tests drop the back half before the front half.
-        unsafe { slice::from_raw_parts((frame.0 as usize * PAGE_SIZE) as *const _, PAGE_SIZE / 4) }
+    pub(crate) fn ring_words(&self, reference: GrantReference) -> &'static [AtomicU32] {
+        // SAFETY: atomics may be shared, and no test uses the words after it has dropped the front half.
+        unsafe { slice::from_raw_parts(self.page(reference).cast(), PAGE_SIZE / size_of::<AtomicU32>()) }
     }
 }

@@ -20,6 +20,7 @@ commands; sizes and offsets are bytes and may end in K, M or G; DISK is a number
   disk-write SEED OFFSET LENGTH [DISK]   write the data of SEED, then flush
   disk-read OFFSET LENGTH [DISK]         print as hexadecimal
   disk-hash OFFSET LENGTH [DISK]         read, print SHA-256
+  bench micro                            what hypercalls, events and memory cost
   sleep SECONDS                          wait
   shutdown, reboot, crash                end this domain
   help                                   this";
@@ -97,6 +98,8 @@ pub enum Command {
     DiskRead(Extent),
     /// Hash data.
     DiskHash(Extent),
+    /// Measure the hypervisor.
+    BenchMicro,
     /// Wait.
     Sleep(u64),
     /// Switch off.
@@ -126,6 +129,7 @@ impl Command {
             "disk-write" => Self::DiskWrite { seed: words.required("SEED")?, extent: words.extent()? },
             "disk-read" => Self::DiskRead(words.extent()?),
             "disk-hash" => Self::DiskHash(words.extent()?),
+            "bench" => words.bench()?,
             "sleep" => Self::Sleep(words.required("SECONDS")?),
             "shutdown" => Self::Shutdown,
             "reboot" => Self::Reboot,
@@ -166,6 +170,14 @@ impl Words<'_> {
         let offset = self.required::<Size>("OFFSET")?.0;
         let length = self.required::<Size>("LENGTH")?.0;
         Ok(Extent { disk: self.optional("DISK")?.unwrap_or(0), offset, length })
+    }
+
+    fn bench(&mut self) -> Result<Command, Failure> {
+        match self.0.next() {
+            Some("micro") => Ok(Command::BenchMicro),
+            Some(word) => Err(Failure::new(format!("no benchmark `{word}`; there is `micro`"))),
+            None => Err(Failure::new("KIND is missing; there is `micro`")),
+        }
     }
 
     fn end(&mut self) -> Result<(), Failure> {

@@ -146,7 +146,7 @@ pub(super) async fn print(disk: &Disk, extent: Extent) -> Result<(), Failure> {
 
 /// Prints what was done.
 fn report(what: &str, bytes: u64, hash: Hash, time: Duration) {
-    let rate = bytes as u128 * 1_000_000 / time.as_micros().max(1) >> 20;
+    let rate = (bytes as u128 * 1_000_000 / time.as_micros().max(1)) >> 20;
     println!("{what} {bytes} bytes, sha256 {}, {} ms, {rate} MiB/s", hash.text(), time.as_millis());
 }
 

@@ -22,10 +22,10 @@ pub(super) fn print(machine: &Machine) {
         events.upcalls,
         grants_in_use()
     );
-    if let Some(stack) = &machine.stack {
+    if let Some(stack) = machine.stack() {
         print_network(stack);
     }
-    machine.disks.iter().enumerate().for_each(|(index, disk)| print_disk(index, disk));
+    machine.disks().iter().enumerate().for_each(|(index, disk)| print_disk(index, disk));
 }
 
 fn print_network(stack: &Stack) {

@@ -8,6 +8,7 @@ use pv_runtime::power::{Shutdown, shutdown};
 use pv_runtime::{print, println};
 
 use super::command::{Command, HELP};
+use crate::bench::micro;
 use super::failure::Failure;
 use super::line::{Line, Typed};
 use super::machine::Machine;
@@ -15,6 +16,9 @@ use super::{disk, echo, http, information, tcp};
 
 /// What shows that a command can be typed.
 const PROMPT: &str = "guest> ";
+
+/// What a typed line begins with to be run as a script.
+const SCRIPTED: &str = "@run ";
 
 /// Runs commands separated by semicolons. Before and after each, a line says so: `@run-begin COMMAND`, and
 /// `@run-end` with 0 if it went well, 1 if not.
@@ -40,12 +44,20 @@ pub async fn interact(machine: &Machine) {
                 Typed::GivenUp => print!("\n{PROMPT}"),
                 Typed::Line(text) => {
                     println!();
-                    // The outcome is on the screen.
-                    let _ = run_line(machine, &text).await;
+                    run_typed(machine, &text).await;
                     print!("{PROMPT}");
                 }
             }
         }
+    }
+}
+
+/// Runs what was typed. Behind the word `@run` it is a script, so that dom0 can type commands and tell how they went.
+async fn run_typed(machine: &Machine, line: &str) {
+    match line.strip_prefix(SCRIPTED) {
+        Some(script) => run_script(machine, script).await,
+        // The outcome is on the screen.
+        None => drop(run_line(machine, line).await),
     }
 }
 
@@ -70,9 +82,10 @@ async fn run(machine: &Machine, command: Command) -> Result<(), Failure> {
         Command::HttpGet(url) => http::get(machine.network()?, &url).await?,
         Command::TcpSend(transfer) => tcp::send(machine.network()?, transfer).await?,
         Command::TcpReceive(transfer) => tcp::receive(machine.network()?, transfer).await?,
-        Command::DiskWrite { seed, extent } => disk::write(machine.disk(extent.disk)?, seed, extent).await?,
-        Command::DiskRead(extent) => disk::print(machine.disk(extent.disk)?, extent).await?,
-        Command::DiskHash(extent) => disk::hash(machine.disk(extent.disk)?, extent).await?,
+        Command::DiskWrite { seed, extent } => disk::write(&machine.disk(extent.disk)?, seed, extent).await?,
+        Command::DiskRead(extent) => disk::print(&machine.disk(extent.disk)?, extent).await?,
+        Command::DiskHash(extent) => disk::hash(&machine.disk(extent.disk)?, extent).await?,
+        Command::BenchMicro => micro(machine.store.as_ref()).await?,
         Command::Sleep(seconds) => sleep(Duration::from_secs(seconds)).await,
         Command::Shutdown => shutdown(Shutdown::PowerOff),
         Command::Reboot => shutdown(Shutdown::Reboot),

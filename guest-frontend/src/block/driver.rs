@@ -57,7 +57,7 @@ impl VbdDriver {
     /// Waits for answers or for new requests.
     async fn wait(&self) {
         match &self.channel {
-            Some(channel) => drop(select(channel.wait(), self.disk.poke.wait()).await),
+            Some(channel) => _ = select(channel.wait(), self.disk.poke.wait()).await,
             None => self.disk.poke.wait().await,
         }
     }

@@ -108,7 +108,7 @@ impl NetPort {
     pub async fn wait(&self) {
         let channel = self.channel.borrow().clone();
         match channel {
-            Some(channel) => drop(select(channel.wait(), self.changed.wait()).await),
+            Some(channel) => _ = select(channel.wait(), self.changed.wait()).await,
             None => self.changed.wait().await,
         }
     }

@@ -62,7 +62,7 @@ impl<T: GrantTable> Pool<T> {
         Self { buffers: Vec::new(), made: 0, most, pages }
     }
 
-    /// Makes sure that the next [`take`](Self::take) succeeds, if that is possible.
+    /// Makes sure that there is a buffer to take, if that is possible.
     fn prepare(&mut self) -> bool {
         if self.buffers.is_empty()
             && self.made < self.most

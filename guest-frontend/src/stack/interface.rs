@@ -155,9 +155,9 @@ impl Stack {
         loop {
             match self.turn() {
                 Next::Now => yield_now().await,
-                Next::Until(None) => drop(select(port.wait(), poke.wait()).await),
+                Next::Until(None) => _ = select(port.wait(), poke.wait()).await,
                 Next::Until(Some(time)) => {
-                    drop(select3(port.wait(), poke.wait(), sleep_until(time)).await);
+                    _ = select3(port.wait(), poke.wait(), sleep_until(time)).await;
                 }
             }
         }
