@@ -8,11 +8,11 @@ use pv_runtime::power::{Shutdown, shutdown};
 use pv_runtime::{print, println};
 
 use super::command::{Command, HELP};
-use crate::bench::micro;
 use super::failure::Failure;
 use super::line::{Line, Typed};
 use super::machine::Machine;
 use super::{disk, echo, http, information, tcp};
+use crate::bench::micro;
 
 /// What shows that a command can be typed.
 const PROMPT: &str = "guest> ";

@@ -2,8 +2,8 @@
 //! What memory costs: mapping, page tables, pinning, granting, copying.
 
 use hypercall_abi::grant_table::{
-    GNTMAP_HOST_MAP, GnttabCopy, GnttabCopyPtr, GnttabMapGrantRef, GnttabUnmapGrantRef, GNTCOPY_DEST_GREF,
-    GNTCOPY_SOURCE_GREF,
+    GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTMAP_HOST_MAP, GnttabCopy, GnttabCopyPtr, GnttabMapGrantRef,
+    GnttabUnmapGrantRef,
 };
 use hypercall_abi::xen::{
     MMU_NORMAL_PT_UPDATE, MMUEXT_PIN_L1_TABLE, MMUEXT_UNPIN_TABLE, MmuUpdate, MmuextOp, UVMF_INVLPG,
@@ -83,7 +83,9 @@ pub fn mappings(table: &mut Table) -> Result<(), Errno> {
         val: entry(page.machine_frame(), READ_ONLY),
     });
     // SAFETY: the table is in no address space.
-    table.measure("mmu_update, 32 in a batch", || result = unsafe { mmu_update(&updates, DomainId::SELF) }.map(|_| ()));
+    table.measure("mmu_update, 32 in a batch", || {
+        result = unsafe { mmu_update(&updates, DomainId::SELF) }.map(|_| ())
+    });
     result?;
     tables.operate(MMUEXT_UNPIN_TABLE)
 }
@@ -151,7 +153,8 @@ const COPIED_PER_TICK: u64 = 8;
 fn copies(table: &mut Table, own: DomainId, source: &Grant) -> Result<(), Errno> {
     let page = Page::new()?;
     let target = grant_access(own, page.machine_frame(), GrantAccess::ReadWrite)?;
-    let end = |grant: &Grant| GnttabCopyPtr { u: u64::from(grant.reference().0), domid: own, offset: 0, _pad: 0 };
+    let end =
+        |grant: &Grant| GnttabCopyPtr { u: u64::from(grant.reference().0), domid: own, offset: 0, _pad: 0 };
     let copy = GnttabCopy {
         source: end(source),
         dest: end(&target),
@@ -171,6 +174,9 @@ fn copies(table: &mut Table, own: DomainId, source: &Grant) -> Result<(), Errno>
     let ticks = table.least(&mut once);
     result?;
     table.add("grant copy of 4 KiB", ticks);
-    table.add("grant copy of 4 KiB, without the copy loop", ticks.saturating_sub(PAGE_SIZE as u64 / COPIED_PER_TICK));
+    table.add(
+        "grant copy of 4 KiB, without the copy loop",
+        ticks.saturating_sub(PAGE_SIZE as u64 / COPIED_PER_TICK),
+    );
     Ok(())
 }

@@ -8,7 +8,9 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hypercall_abi::Errno;
-use hypercall_abi::callback::{CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CALLBACKTYPE_EVENT, CallbackRegister};
+use hypercall_abi::callback::{
+    CALLBACKF_MASK_EVENTS, CALLBACKOP_REGISTER, CALLBACKTYPE_EVENT, CallbackRegister,
+};
 use hypercall_abi::xen::HYPERVISOR_CALLBACK_OP;
 use pv_runtime::hypercall::raw;
 
@@ -83,7 +85,8 @@ impl Drop for TimedUpcalls {
 
 #[cfg(target_os = "none")]
 fn register(address: u64) -> Result<(), Errno> {
-    let callback = CallbackRegister { r#type: CALLBACKTYPE_EVENT, flags: CALLBACKF_MASK_EVENTS, _pad: 0, address };
+    let callback =
+        CallbackRegister { r#type: CALLBACKTYPE_EVENT, flags: CALLBACKF_MASK_EVENTS, _pad: 0, address };
     let arguments = [u64::from(CALLBACKOP_REGISTER), &raw const callback as u64, 0, 0, 0];
     // SAFETY: both handlers keep every register and end in the runtime's, which is made for upcalls.
     Errno::from_return(unsafe { raw(HYPERVISOR_CALLBACK_OP, arguments) }).map(|_| ())
