@@ -16,6 +16,7 @@ pub mod line;
 pub mod machine;
 pub mod pattern;
 mod shell;
+mod stopwatch;
 mod tcp;
 
 pub use control::obey_toolstack;

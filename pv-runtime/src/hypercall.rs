@@ -15,7 +15,7 @@ use core::time::Duration;
 
 use hypercall_abi::arch_x86::TrapInfo;
 use hypercall_abi::sched::{SCHEDOP_BLOCK, SCHEDOP_SHUTDOWN, SCHEDOP_YIELD, SchedShutdown};
-use hypercall_abi::vcpu::VCPUOP_STOP_PERIODIC_TIMER;
+use hypercall_abi::vcpu::{VCPUOP_GET_RUNSTATE_INFO, VCPUOP_STOP_PERIODIC_TIMER, VcpuRunstateInfo};
 use hypercall_abi::version::{FeatureInfo, XENVER_EXTRAVERSION, XENVER_GET_FEATURES, XENVER_VERSION};
 use hypercall_abi::xen::*;
 use hypercall_abi::{DomainId, Errno, VcpuId};
@@ -217,6 +217,15 @@ pub fn set_timer_op(deadline: Duration) -> Result<(), Errno> {
 pub fn stop_periodic_timer(vcpu: VcpuId) -> Result<(), Errno> {
     // SAFETY: the call takes numbers only.
     done(unsafe { call3::<HYPERVISOR_VCPU_OP>(u64::from(VCPUOP_STOP_PERIODIC_TIMER), u64::from(vcpu.0), 0) })
+}
+
+/// `vcpu_op` get runstate info: how this virtual CPU's time was spent.
+pub fn vcpu_runstate(vcpu: VcpuId) -> Result<VcpuRunstateInfo, Errno> {
+    let mut info = VcpuRunstateInfo::default();
+    let (command, address) = (u64::from(VCPUOP_GET_RUNSTATE_INFO), &raw mut info as u64);
+    // SAFETY: the hypervisor writes one record to the address.
+    done(unsafe { call3::<HYPERVISOR_VCPU_OP>(command, u64::from(vcpu.0), address) })?;
+    Ok(info)
 }
 
 /// `console_io` write: prints on the hypervisor's console.

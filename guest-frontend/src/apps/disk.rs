@@ -3,10 +3,9 @@
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
-use core::time::Duration;
 
 use hypercall_abi::io::blkif::SECTOR_SIZE;
-use pv_runtime::executor::{JoinHandle, now, spawn};
+use pv_runtime::executor::{JoinHandle, spawn};
 use pv_runtime::grant::Grant;
 use pv_runtime::println;
 
@@ -14,6 +13,7 @@ use super::command::Extent;
 use super::failure::Failure;
 use super::hash::Hash;
 use super::pattern::Pattern;
+use super::stopwatch::Stopwatch;
 use crate::block::{BlockError, Disk, Outcome, Sector};
 use crate::buffer::PrivateBuffer;
 
@@ -76,7 +76,7 @@ fn chunks(extent: Extent) -> Result<impl Iterator<Item = (Sector, usize)>, Failu
 
 /// Writes the data of a seed, and flushes.
 pub(super) async fn write(disk: &Disk, seed: u64, extent: Extent) -> Result<(), Failure> {
-    let start = now();
+    let stopwatch = Stopwatch::start();
     let mut pattern = Pattern::new(seed);
     let mut hash = Hash::default();
     let mut pipeline = Pipeline::new(disk);
@@ -92,7 +92,7 @@ pub(super) async fn write(disk: &Disk, seed: u64, extent: Extent) -> Result<(), 
     }
     while pipeline.next().await?.is_some() {}
     disk.flush().await?;
-    report("wrote", extent.length, hash, now() - start);
+    report("wrote", extent.length, hash, &stopwatch);
     Ok(())
 }
 
@@ -121,10 +121,10 @@ async fn read_each(disk: &Disk, extent: Extent, mut visit: impl FnMut(&[u8])) ->
 
 /// Prints the hash of what is on the disk.
 pub(super) async fn hash(disk: &Disk, extent: Extent) -> Result<(), Failure> {
-    let start = now();
+    let stopwatch = Stopwatch::start();
     let mut hash = Hash::default();
     read_each(disk, extent, |data| hash.add(data)).await?;
-    report("read", extent.length, hash, now() - start);
+    report("read", extent.length, hash, &stopwatch);
     Ok(())
 }
 
@@ -145,9 +145,10 @@ pub(super) async fn print(disk: &Disk, extent: Extent) -> Result<(), Failure> {
 }
 
 /// Prints what was done.
-fn report(what: &str, bytes: u64, hash: Hash, time: Duration) {
-    let rate = (bytes as u128 * 1_000_000 / time.as_micros().max(1)) >> 20;
-    println!("{what} {bytes} bytes, sha256 {}, {} ms, {rate} MiB/s", hash.text(), time.as_millis());
+fn report(what: &str, bytes: u64, hash: Hash, stopwatch: &Stopwatch) {
+    let elapsed = stopwatch.elapsed();
+    let rate = elapsed.rate(bytes) >> 20;
+    println!("{what} {bytes} bytes, sha256 {}, {elapsed}, {rate} MiB/s", hash.text());
 }
 
 #[cfg(test)]

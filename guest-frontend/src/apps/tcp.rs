@@ -1,21 +1,20 @@
 //! Bulk data over TCP: made from a seed on one end, compared and hashed on the other.
 
 use alloc::format;
-use core::time::Duration;
 
-use pv_runtime::executor::now;
 use pv_runtime::println;
 
 use super::command::{Peer, Transfer};
 use super::failure::Failure;
 use super::hash::Hash;
 use super::pattern::Pattern;
+use super::stopwatch::Stopwatch;
 use crate::stack::{Buffers, ConnectionError, Stack, TcpStream};
 
 /// Sends a transfer's data.
 pub(super) async fn send(stack: &Stack, transfer: Transfer) -> Result<(), Failure> {
     let mut stream = open(stack, transfer).await?;
-    let start = now();
+    let stopwatch = Stopwatch::start();
     let mut pattern = Pattern::new(transfer.seed);
     let mut hash = Hash::default();
     while pattern.position() < transfer.bytes {
@@ -30,14 +29,14 @@ pub(super) async fn send(stack: &Stack, transfer: Transfer) -> Result<(), Failur
             .await?;
     }
     stream.finish().await?;
-    report("sent", transfer.bytes, hash, now() - start);
+    report("sent", transfer.bytes, hash, &stopwatch);
     Ok(())
 }
 
 /// Receives a transfer's data and compares it.
 pub(super) async fn receive(stack: &Stack, transfer: Transfer) -> Result<(), Failure> {
     let mut stream = open(stack, transfer).await?;
-    let start = now();
+    let stopwatch = Stopwatch::start();
     let mut pattern = Pattern::new(transfer.seed);
     let mut hash = Hash::default();
     let mut same = true;
@@ -53,7 +52,7 @@ pub(super) async fn receive(stack: &Stack, transfer: Transfer) -> Result<(), Fai
             return Err(Failure::new(format!("the stream ends after {} bytes", pattern.position())));
         }
     }
-    report("received", transfer.bytes, hash, now() - start);
+    report("received", transfer.bytes, hash, &stopwatch);
     if same { Ok(()) } else { Err(Failure::new("the data is not that of the seed")) }
 }
 
@@ -66,7 +65,8 @@ async fn open(stack: &Stack, transfer: Transfer) -> Result<TcpStream, Connection
 }
 
 /// Prints what went over a connection.
-fn report(what: &str, bytes: u64, hash: Hash, time: Duration) {
-    let rate = bytes as u128 * 8 / time.as_micros().max(1);
-    println!("{what} {bytes} bytes, sha256 {}, {} ms, {rate} Mbit/s", hash.text(), time.as_millis());
+fn report(what: &str, bytes: u64, hash: Hash, stopwatch: &Stopwatch) {
+    let elapsed = stopwatch.elapsed();
+    let rate = elapsed.rate(bytes) * 8 / 1_000_000;
+    println!("{what} {bytes} bytes, sha256 {}, {elapsed}, {rate} Mbit/s", hash.text());
 }
