@@ -151,7 +151,8 @@ impl Command {
     ///
     /// [`Misunderstood`].
     pub fn parse(line: &str) -> Result<Self, Misunderstood> {
-        let words = words::split(line).map_err(|Unclosed(quote)| Misunderstood(format!("{quote} is not closed")))?;
+        let words =
+            words::split(line).map_err(|Unclosed(quote)| Misunderstood(format!("{quote} is not closed")))?;
         let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
         if words.first() == Some(&"xl") {
             words.remove(0);
@@ -281,7 +282,10 @@ mod tests {
         assert_eq!(parse("console a --tail 5"), Command::Tail { guest: "a".into(), lines: 5 });
         assert_eq!(parse("console --tail 5 a"), Command::Tail { guest: "a".into(), lines: 5 });
         assert_eq!(parse("console a --recent"), Command::Tail { guest: "a".into(), lines: 40 });
-        assert_eq!(parse("send a \"two words\""), Command::Send { guest: "a".into(), text: "two words".into() });
+        assert_eq!(
+            parse("send a \"two words\""),
+            Command::Send { guest: "a".into(), text: "two words".into() }
+        );
         let run = |limit| Command::GuestRun { guest: "a".into(), command: "hash 1".into(), limit };
         assert_eq!(parse("guest-run a hash 1"), run(Duration::from_secs(60)));
         assert_eq!(parse("guest-run -t 5 a \"hash 1\""), run(Duration::from_secs(5)));
@@ -290,7 +294,10 @@ mod tests {
     #[test]
     fn the_store_has_four_verbs() {
         assert_eq!(parse("store ls"), Command::Store(StoreCommand::List("/".into())));
-        assert_eq!(parse("store write /a \"b c\""), Command::Store(StoreCommand::Write("/a".into(), "b c".into())));
+        assert_eq!(
+            parse("store write /a \"b c\""),
+            Command::Store(StoreCommand::Write("/a".into(), "b c".into()))
+        );
     }
 
     #[test]
@@ -311,7 +318,7 @@ mod tests {
         for (usage, _) in USAGES {
             let name = usage.split(' ').next().unwrap();
             let error = Command::of_words(name, &["too", "many", "words", "=", "x"]);
-            assert!(error.is_ok() || !error.unwrap_err().0.starts_with("there is no"), "{name}");
+            assert!(error.is_ok() || !error.unwrap_err().0.starts_with("there is no command"), "{name}");
         }
         assert!(help(Some("create")).unwrap().contains("kernel=FILE"));
         assert_eq!(help(Some("nonsense")), None);

@@ -243,7 +243,11 @@ mod tests {
         typed(&mut editor, "one\rtwo\rtwo\r\r");
         assert_eq!(typed(&mut editor, &alloc::format!("{UP}\r")), ["two"]);
         assert_eq!(typed(&mut editor, &alloc::format!("{UP}{UP}\r")), ["one"]);
-        assert_eq!(typed(&mut editor, &alloc::format!("{UP}{UP}{UP}{UP}{UP}\r")), ["two"], "stays at the oldest");
+        assert_eq!(
+            typed(&mut editor, &alloc::format!("{UP}{UP}{UP}{UP}{UP}\r")),
+            ["one"],
+            "stays at the oldest"
+        );
         assert_eq!(typed(&mut editor, &alloc::format!("draft{UP}{DOWN}\r")), ["draft"]);
         assert_eq!(typed(&mut editor, &alloc::format!("{DOWN}x\r")), ["x"]);
     }

@@ -4,7 +4,6 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec;
-use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
@@ -207,7 +206,9 @@ impl Admin {
                     let front = read(&format!("{back}/frontend"));
                     let mut row = vec![guest.name().into(), guest.domain.to_string()];
                     row.extend(keys.map(|key| read(&format!("{back}/{key}"))));
-                    row.extend([&back, &front].map(|half| state_name(&read(&format!("{half}/state"))).into()));
+                    row.extend(
+                        [&back, &front].map(|half| state_name(&read(&format!("{half}/state"))).into()),
+                    );
                     rows.push(row);
                 }
             }

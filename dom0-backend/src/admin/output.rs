@@ -18,8 +18,7 @@ const PAGES_PER_MIB: u64 = (1 << 20) / PAGE_SIZE as u64;
 const NANOSECONDS_PER_TENTH: u64 = 100_000_000;
 
 /// The head of the list of domains.
-pub const LIST_HEAD: &str =
-    "Name                                        ID   Mem VCPUs\tState\tTime(s)\n";
+pub const LIST_HEAD: &str = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n";
 
 /// A line of the list of domains.
 pub fn list_line(name: &str, info: &DomctlGetdomaininfo) -> String {
@@ -83,8 +82,11 @@ pub fn machine(machine: &SysctlPhysinfo, hypervisor: &Hypervisor, dom0: &Dom0) -
 }
 
 fn capabilities(bits: u32) -> String {
-    let known =
-        [(XEN_SYSCTL_PHYSCAP_PV, "pv"), (XEN_SYSCTL_PHYSCAP_HVM, "hvm"), (XEN_SYSCTL_PHYSCAP_DIRECTIO, "directio")];
+    let known = [
+        (XEN_SYSCTL_PHYSCAP_PV, "pv"),
+        (XEN_SYSCTL_PHYSCAP_HVM, "hvm"),
+        (XEN_SYSCTL_PHYSCAP_DIRECTIO, "directio"),
+    ];
     let names: Vec<_> = known.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
     names.join(" ")
 }
@@ -101,7 +103,8 @@ pub fn counters(counters: &[Counter]) -> String {
 /// A table whose columns are as wide as need be. The first row is the head.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = String::new();
     for row in rows {
@@ -159,10 +162,17 @@ mod tests {
 
     #[test]
     fn the_machine_is_described_line_by_line() {
-        let machine_info = SysctlPhysinfo { nr_cpus: 2, total_pages: 512 * 256, cpu_khz: 1_000_500, ..Default::default() };
+        let machine_info =
+            SysctlPhysinfo { nr_cpus: 2, total_pages: 512 * 256, cpu_khz: 1_000_500, ..Default::default() };
         let hypervisor = Hypervisor { version: (4, 17), extra: "-x".into() };
         let text = machine(&machine_info, &hypervisor, &Dom0 { pages: (256 * 64, 256) });
-        for line in ["nr_cpus                : 2", "total_memory           : 512", "cpu_mhz                : 1000.500", "xen_version            : 4.17-x", "dom0_free_memory       : 1"] {
+        for line in [
+            "nr_cpus                : 2",
+            "total_memory           : 512",
+            "cpu_mhz                : 1000.500",
+            "xen_version            : 4.17-x",
+            "dom0_free_memory       : 1",
+        ] {
             assert!(text.lines().any(|known| known == line), "{line}\n{text}");
         }
     }

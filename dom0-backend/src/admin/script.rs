@@ -11,12 +11,17 @@
 //!
 //! The machine ends through the debug-exit port, with a value that says whether all went well.
 
+use core::time::Duration;
+
+use pv_runtime::executor::sleep;
 use pv_runtime::power::{Shutdown, shutdown};
 use pv_runtime::println;
 
 use super::Admin;
 use super::machine_exit;
 
+/// How long the machine may take to end.
+const EXIT_TIME: Duration = Duration::from_secs(2);
 /// All commands succeeded.
 const ALL_SUCCEEDED: u8 = 0x10;
 /// A command failed.
@@ -34,6 +39,7 @@ pub async fn run_script(admin: &Admin, script: &str) {
         }
     }
     machine_exit::exit(value);
+    sleep(EXIT_TIME).await;
     println!("there is no debug-exit port: switching the machine off");
     shutdown(Shutdown::PowerOff)
 }

@@ -23,7 +23,13 @@ pub fn draw(nodes: &mut Nodes<'_>, path: &str) -> Result<String, Error> {
     Ok(text)
 }
 
-fn draw_node(nodes: &mut Nodes<'_>, above: &str, name: &str, depth: usize, text: &mut String) -> Result<(), Error> {
+fn draw_node(
+    nodes: &mut Nodes<'_>,
+    above: &str,
+    name: &str,
+    depth: usize,
+    text: &mut String,
+) -> Result<(), Error> {
     let path = format!("{above}/{name}");
     *text += &line(depth, name, &nodes.read(&path)?);
     for child in nodes.list(&path)? {

@@ -48,7 +48,10 @@ mod tests {
 
     #[test]
     fn quotes_keep_words_together() {
-        assert_eq!(split(r#"create a cmdline="b c" 'd "e"'"#).unwrap(), ["create", "a", "cmdline=b c", r#"d "e""#]);
+        assert_eq!(
+            split(r#"create a cmdline="b c" 'd "e"'"#).unwrap(),
+            ["create", "a", "cmdline=b c", r#"d "e""#]
+        );
         assert_eq!(split(r#"a """#).unwrap(), ["a", ""]);
     }
 

@@ -215,7 +215,8 @@ mod tests {
         let page = Page((0..1024).map(|_| AtomicU32::new(0)).collect());
         let mut server = Server::new(Limits::default());
         let connection = server.introduce(DomainId(4), MachineFrame(1), Port(1)).unwrap();
-        let (client, stream) = (StoreClient::attach(page.clone()).unwrap(), Stream::attach(page.clone()).unwrap());
+        let (client, stream) =
+            (StoreClient::attach(page.clone()).unwrap(), Stream::attach(page.clone()).unwrap());
         Guest { page, client, stream, server, connection }
     }
 
@@ -245,7 +246,10 @@ mod tests {
             assert!(guest.turn().is_ok());
         }
         assert!(guest.received().ends_with(b"/local/domain/4\0"));
-        assert!(matches!(guest.turn(), Ok(Turn { notify: NotifyPeer::No, moved: false })), "nothing is left to do");
+        assert!(
+            matches!(guest.turn(), Ok(Turn { notify: NotifyPeer::No, moved: false })),
+            "nothing is left to do"
+        );
     }
 
     #[test]

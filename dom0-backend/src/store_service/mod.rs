@@ -47,10 +47,7 @@ pub struct StoreService {
 impl StoreService {
     /// A store with nothing in it and nobody connected.
     pub fn new() -> Rc<Self> {
-        Rc::new(Self {
-            server: RefCell::new(Server::new(Limits::default())),
-            clients: RefCell::default(),
-        })
+        Rc::new(Self { server: RefCell::new(Server::new(Limits::default())), clients: RefCell::default() })
     }
 
     /// A connection for a part of this domain.
@@ -217,7 +214,9 @@ mod tests {
             let service = StoreService::new();
             let store = service.connect();
             let names: Vec<String> = (0..500).map(|number| format!("name-{number:04}")).collect();
-            service.with(|server| names.iter().try_for_each(|name| server.write(&format!("/l/{name}"), ""))).unwrap();
+            service
+                .with(|server| names.iter().try_for_each(|name| server.write(&format!("/l/{name}"), "")))
+                .unwrap();
             assert_eq!(store.directory("/l").await, Ok(names));
             assert!(matches!(store.read("relative//bad").await, Err(StoreError::Refused(_))));
         });

@@ -78,7 +78,8 @@ pub async fn build(parts: &Parts<'_>) -> Result<BuiltDomain, CreateError> {
     let plan = Plan { pages, module: parts.module.len() as u64, has_store_and_console: true };
     let layout = Layout::plan(&image, &plan)?;
     check_free_memory(parts.memory)?;
-    let domain = control::create_domain(parts.handle.0, VCPUS).map_err(CreateError::in_step("create a domain"))?;
+    let domain =
+        control::create_domain(parts.handle.0, VCPUS).map_err(CreateError::in_step("create a domain"))?;
     let built = furnish(domain, &image, &layout, pages, parts).await;
     if built.is_err() {
         take_apart(domain).await;
@@ -102,7 +103,8 @@ async fn furnish(
 ) -> Result<BuiltDomain, CreateError> {
     control::create_vcpus(domain, VCPUS).map_err(CreateError::in_step("create a virtual CPU"))?;
     control::limit_memory(domain, parts.memory * 1024).map_err(CreateError::in_step("limit its memory"))?;
-    let mut memory = NewMemory::populate(domain, pages).await.map_err(|errno| shortage(parts.memory, errno))?;
+    let mut memory =
+        NewMemory::populate(domain, pages).await.map_err(|errno| shortage(parts.memory, errno))?;
     let open_port = || control::open_port_in(domain).map_err(CreateError::in_step("open a port"));
     let (store_port, console_port) = (open_port()?, open_port()?);
     let shared_info = control::domain_info(domain).map_err(CreateError::in_step("tell of the domain"))?;
@@ -124,7 +126,8 @@ async fn furnish(
     memory.close();
     if let Some(page) = image.hypercall_page {
         let frame = memory.machine_frame(PseudoPhysicalFrame((page - image.virt_base) / PAGE_SIZE as u64));
-        control::fill_hypercall_page(domain, frame).map_err(CreateError::in_step("fill its hypercall page"))?;
+        control::fill_hypercall_page(domain, frame)
+            .map_err(CreateError::in_step("fill its hypercall page"))?;
     }
     begin(domain, &entry)?;
     Ok(BuiltDomain { domain, store: (store, store_port), console: (console, console_port) })

@@ -157,7 +157,11 @@ impl GuestConfiguration {
 
     /// The guest that is made at start-up: the first disk, and a network interface.
     pub fn of_start_up() -> Self {
-        Self { disks: GuestDisk::whole("disk0").into_iter().collect(), nics: Vec::from([GuestNic::default()]), ..Self::plain() }
+        Self {
+            disks: GuestDisk::whole("disk0").into_iter().collect(),
+            nics: Vec::from([GuestNic::default()]),
+            ..Self::plain()
+        }
     }
 
     fn plain() -> Self {
@@ -221,7 +225,11 @@ fn wrong(setting: &'static str, value: &str, expected: &'static str) -> SettingE
 }
 
 fn file_name(setting: &'static str, value: &str) -> Result<String, SettingError> {
-    if value.is_empty() { Err(wrong(setting, value, "a file of the boot archive")) } else { Ok(value.to_owned()) }
+    if value.is_empty() {
+        Err(wrong(setting, value, "a file of the boot archive"))
+    } else {
+        Ok(value.to_owned())
+    }
 }
 
 /// A number of MiB.
@@ -288,7 +296,10 @@ mod tests {
     fn disks_without_a_name_get_the_next_free_one() {
         let disks = parse(&["disk=disk0,xvda,w", "disk=disk1", "disk=disk2"]).unwrap().disks;
         assert_eq!(disks.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>(), ["xvda", "xvdb", "xvdc"]);
-        assert_eq!(parse(&["disk=disk0,xvda", "disk=disk1,xvda"]), Err(SettingError::SameDisk("xvda".into())));
+        assert_eq!(
+            parse(&["disk=disk0,xvda", "disk=disk1,xvda"]),
+            Err(SettingError::SameDisk("xvda".into()))
+        );
     }
 
     #[test]

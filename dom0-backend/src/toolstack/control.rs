@@ -272,8 +272,14 @@ fn pair_counters(names: &[SysctlPerfcDesc], values: &[u32]) -> Vec<Counter> {
 /// # Errors
 ///
 /// If not even that can be said.
-pub fn populate(domain: DomainId, first: u64, extents: usize, order: u32) -> Result<Vec<MachineFrame>, Errno> {
-    let mut frames: Vec<_> = (0..extents as u64).map(|index| MachineFrame(first + (index << order))).collect();
+pub fn populate(
+    domain: DomainId,
+    first: u64,
+    extents: usize,
+    order: u32,
+) -> Result<Vec<MachineFrame>, Errno> {
+    let mut frames: Vec<_> =
+        (0..extents as u64).map(|index| MachineFrame(first + (index << order))).collect();
     let mut request = MemoryReservation {
         extent_start: frames.as_mut_ptr() as u64,
         nr_extents: extents as u64,

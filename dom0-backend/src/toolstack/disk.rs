@@ -192,7 +192,18 @@ mod tests {
 
     #[test]
     fn what_is_no_target_is_refused() {
-        for text in ["", "@1M", "disk0@", "disk0@1M+", "disk0@x", "disk0@100", "disk0@0+0", "disk0@-1", "a/b", "disk0@99999999999G"] {
+        for text in [
+            "",
+            "@1M",
+            "disk0@",
+            "disk0@1M+",
+            "disk0@x",
+            "disk0@100",
+            "disk0@0+0",
+            "disk0@-1",
+            "a/b",
+            "disk0@99999999999G",
+        ] {
             assert_eq!(target(text), None, "{text}");
         }
     }
@@ -210,7 +221,10 @@ mod tests {
         let disk: GuestDisk = "disk0".parse().unwrap();
         assert_eq!((disk.name.as_str(), disk.is_writable), ("", true));
         let disk: GuestDisk = "disk0,xvdb,r".parse().unwrap();
-        assert_eq!((disk.name.as_str(), disk.is_writable, disk.device_number()), ("xvdb", false, Some(51728)));
+        assert_eq!(
+            (disk.name.as_str(), disk.is_writable, disk.device_number()),
+            ("xvdb", false, Some(51728))
+        );
         assert!("disk0,sda".parse::<GuestDisk>().is_err());
         assert!("disk0,xvda,x".parse::<GuestDisk>().is_err());
         assert!("disk0,xvda,r,more".parse::<GuestDisk>().is_err());

@@ -65,10 +65,14 @@ impl fmt::Display for CreateError {
             }
             Self::Image { file, error } => write!(formatter, "{file}: {error}"),
             Self::Layout(error) => error.fmt(formatter),
-            Self::Memory { needed, free } => write!(formatter, "needs {needed} MiB of memory; {free} MiB free"),
+            Self::Memory { needed, free } => {
+                write!(formatter, "needs {needed} MiB of memory; {free} MiB free")
+            }
             Self::Refused { step, errno } => write!(formatter, "the hypervisor refused to {step}: {errno}"),
             Self::Store(error) => write!(formatter, "the store: {error}"),
-            Self::NotIntroduced => formatter.write_str("the store did not take up the connection to the guest"),
+            Self::NotIntroduced => {
+                formatter.write_str("the store did not take up the connection to the guest")
+            }
         }
     }
 }
@@ -94,7 +98,10 @@ mod tests {
 
     #[test]
     fn shortages_come_with_their_numbers() {
-        assert_eq!(CreateError::Memory { needed: 4096, free: 812 }.to_string(), "needs 4096 MiB of memory; 812 MiB free");
+        assert_eq!(
+            CreateError::Memory { needed: 4096, free: 812 }.to_string(),
+            "needs 4096 MiB of memory; 812 MiB free"
+        );
         let error = CreateError::Image { file: "notes.txt".into(), error: ImageError::NotElf };
         assert_eq!(error.to_string(), "notes.txt: the kernel is no ELF file");
         let error = CreateError::NoFile { name: "gest".into(), known: "guest exec".into() };
@@ -104,6 +111,9 @@ mod tests {
     #[test]
     fn refusals_say_in_which_step() {
         let error = CreateError::in_step("pin its page tables")(Errno::EINVAL);
-        assert_eq!(error.to_string(), "the hypervisor refused to pin its page tables: EINVAL (an argument makes no sense)");
+        assert_eq!(
+            error.to_string(),
+            "the hypervisor refused to pin its page tables: EINVAL (an argument makes no sense)"
+        );
     }
 }

@@ -43,7 +43,11 @@ impl Toolstack {
     /// # Errors
     ///
     /// What the store says.
-    pub fn request_shutdown(&self, guest: &Guest, request: ShutdownRequest) -> Result<(), crate::store::Error> {
+    pub fn request_shutdown(
+        &self,
+        guest: &Guest,
+        request: ShutdownRequest,
+    ) -> Result<(), crate::store::Error> {
         let path = format!("{}/control/shutdown", domain_path(guest.domain));
         self.service.with(|server| server.write(&path, format!("{request}")))
     }
@@ -60,16 +64,16 @@ impl Toolstack {
         true
     }
 
-    /// Whether a guest is there.
+    /// Whether a guest is there. Its number alone does not say so: another may have it by now.
     pub fn has(&self, guest: &Guest) -> bool {
-        self.guests.borrow().contains_key(&guest.domain)
+        self.guests.borrow().get(&guest.domain).is_some_and(|known| known.handle == guest.handle)
     }
 
     /// Stops a guest until it is unpaused.
     ///
     /// # Errors
     ///
-    /// `EALREADY`-like: `EBUSY` if it is paused already, or what the hypervisor says.
+    /// `EBUSY` if it is paused already, or what the hypervisor says.
     pub fn pause(&self, guest: &Guest) -> Result<(), Errno> {
         if guest.is_paused.get() {
             return Err(Errno::EBUSY);
@@ -112,7 +116,6 @@ impl Toolstack {
         });
         take_apart(guest.domain).await;
         self.guests.borrow_mut().remove(&guest.domain);
-        self.gone.ring();
         log::info!("domain {} ({}) is gone", guest.domain, guest.name());
     }
 

@@ -95,7 +95,8 @@ impl NewMemory {
 
     /// Moves the window so that it shows `frame`; where in it that is.
     fn show(&mut self, frame: u64) -> Result<(usize, &Mapping), Errno> {
-        let is_shown = self.window.as_ref().is_some_and(|(first, _)| (*first..*first + WINDOW).contains(&frame));
+        let is_shown =
+            self.window.as_ref().is_some_and(|(first, _)| (*first..*first + WINDOW).contains(&frame));
         if !is_shown {
             // First the old one goes: there is room for one only.
             self.close();

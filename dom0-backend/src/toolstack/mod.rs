@@ -34,7 +34,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use hypercall_abi::{DomainId, Errno};
-use pv_runtime::executor::{Notify, wall_clock};
+use pv_runtime::executor::wall_clock;
 use pv_runtime::xenbus::Store;
 
 use crate::archive::Archive;
@@ -73,8 +73,6 @@ pub struct Toolstack {
     in_making: RefCell<BTreeSet<String>>,
     /// Guests made so far.
     made: Cell<u64>,
-    /// Rung when a guest is gone.
-    gone: Notify,
 }
 
 impl Toolstack {
@@ -90,7 +88,6 @@ impl Toolstack {
             guests: RefCell::default(),
             in_making: RefCell::default(),
             made: Cell::new(0),
-            gone: Notify::new(),
         })
     }
 
@@ -199,7 +196,11 @@ impl Toolstack {
         Ok(Reservation { names: &self.in_making, name: name.to_owned() })
     }
 
-    fn parts<'a>(&self, configuration: &'a GuestConfiguration, handle: Handle) -> Result<Parts<'a>, CreateError> {
+    fn parts<'a>(
+        &self,
+        configuration: &'a GuestConfiguration,
+        handle: Handle,
+    ) -> Result<Parts<'a>, CreateError> {
         let module = configuration.ramdisk.as_deref().map(|name| self.file(name)).transpose()?;
         Ok(Parts {
             kernel_name: &configuration.kernel,
@@ -230,7 +231,10 @@ impl Toolstack {
             is_there
         });
         if !self.inventory.has_switch && !possible.nics.is_empty() {
-            pv_runtime::println!("error: {}: there is no switch: the guest starts without network", configuration.name);
+            pv_runtime::println!(
+                "error: {}: there is no switch: the guest starts without network",
+                configuration.name
+            );
             possible.nics.clear();
         }
         possible
@@ -242,7 +246,9 @@ impl Toolstack {
             disks => disks.join(" "),
         };
         let (wanted, name) = (&disk.target.disk, &disk.name);
-        format!("error: {guest}: the machine has no {wanted} (it has {known}): the guest starts without {name}")
+        format!(
+            "error: {guest}: the machine has no {wanted} (it has {known}): the guest starts without {name}"
+        )
     }
 }
 

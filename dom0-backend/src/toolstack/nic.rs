@@ -34,8 +34,12 @@ pub enum NicError {
 impl fmt::Display for NicError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Mac(text) => write!(formatter, "{text:?} is no address for an interface, such as 00:16:3e:12:34:56"),
-            Self::Unknown(text) => write!(formatter, "vif={text}: only mac=ADDRESS can be said of an interface"),
+            Self::Mac(text) => {
+                write!(formatter, "{text:?} is no address for an interface, such as 00:16:3e:12:34:56")
+            }
+            Self::Unknown(text) => {
+                write!(formatter, "vif={text}: only mac=ADDRESS can be said of an interface")
+            }
         }
     }
 }
@@ -68,7 +72,8 @@ impl MacAddress {
     /// An address that follows from a name: FNV-1a, whose low bits are well mixed.
     fn made_up(guest: &str, index: usize) -> Self {
         let bytes = guest.bytes().chain(index.to_le_bytes());
-        let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let hash =
+            bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         let [a, b, c, _] = hash.to_le_bytes();
         // Made-up addresses have the top bit of the fourth byte clear, as those of other toolstacks do.
         Self([VENDOR[0], VENDOR[1], VENDOR[2], a & 0x7f, b, c])
@@ -87,7 +92,9 @@ fn parse_mac(text: &str) -> Option<MacAddress> {
     let mut bytes = [0; 6];
     let mut pairs = text.split(':');
     for byte in &mut bytes {
-        let pair = pairs.next().filter(|pair| pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        let pair = pairs
+            .next()
+            .filter(|pair| pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
         *byte = u8::from_str_radix(pair, 16).ok()?;
     }
     let is_one_interface = bytes[0] & 1 == 0 && bytes != [0; 6];
@@ -113,7 +120,17 @@ mod tests {
 
     #[test]
     fn what_is_no_address_of_one_interface_is_refused() {
-        for text in ["", "00:16:3e:0a:ff", "00:16:3e:0a:ff:01:02", "0:16:3e:0a:ff:01", "00:16:3e:0a:ff:0g", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "+0:16:3e:0a:ff:01"] {
+        for text in [
+            "",
+            "00:16:3e:0a:ff",
+            "00:16:3e:0a:ff:01:02",
+            "0:16:3e:0a:ff:01",
+            "00:16:3e:0a:ff:0g",
+            "01:00:5e:00:00:01",
+            "ff:ff:ff:ff:ff:ff",
+            "00:00:00:00:00:00",
+            "+0:16:3e:0a:ff:01",
+        ] {
             assert!(text.parse::<MacAddress>().is_err(), "{text}");
         }
     }

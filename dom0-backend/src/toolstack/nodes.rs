@@ -109,7 +109,9 @@ fn write_home(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     home.write("store/port", built.store.1)?;
     home.write("control/platform-feature-multiprocessor-suspend", 0)?;
     home.write("control/platform-feature-xs_reset_watches", 1)?;
-    for key in ["control/shutdown", "control/feature-poweroff", "control/feature-reboot", "control/sysrq", "data"] {
+    for key in
+        ["control/shutdown", "control/feature-poweroff", "control/feature-reboot", "control/sysrq", "data"]
+    {
         home.write_for_guest(key, guest)?;
     }
     home.write_for_guest("device/suspend/event-channel", guest)
@@ -216,8 +218,9 @@ pub fn back_ends(nodes: &mut Nodes<'_>, guest: DomainId) -> alloc::vec::Vec<Stri
     found
 }
 
-/// Tells the back ends of a guest that it is gone.
+/// Tells the back ends of a guest that it is gone: its front ends are, and they themselves are to close.
 pub fn announce_end(nodes: &mut Nodes<'_>, guest: DomainId) {
+    remove_path(nodes, &format!("{}/device", domain_path(guest)));
     for directory in back_ends(nodes, guest) {
         let closing = XenbusState::Closing.number().to_string();
         for (key, value) in [("online", "0"), ("state", closing.as_str())] {
@@ -234,11 +237,14 @@ pub fn remove(nodes: &mut Nodes<'_>, guest: DomainId, handle: Handle) {
     for kind in ["console", "vbd", "vif"] {
         paths.push(format!("{}/backend/{kind}/{guest}", domain_path(BACK_END)));
     }
-    for path in paths {
-        match nodes.remove(&path) {
-            Ok(()) | Err(Error::NotFound) => {}
-            Err(error) => log::warn!("{path} cannot be removed: {error}"),
-        }
+    paths.iter().for_each(|path| remove_path(nodes, path));
+}
+
+/// Removes a node and all below it, if it is there.
+fn remove_path(nodes: &mut Nodes<'_>, path: &str) {
+    match nodes.remove(path) {
+        Ok(()) | Err(Error::NotFound) => {}
+        Err(error) => log::warn!("{path} cannot be removed: {error}"),
     }
 }
 
@@ -367,8 +373,11 @@ mod tests {
             assert_eq!(back_ends(nodes, GUEST).len(), 2);
             announce_end(nodes, GUEST);
             assert_eq!(&*nodes.read("/local/domain/0/backend/vif/5/0/state").unwrap(), b"5");
+            assert_eq!(nodes.list("/local/domain/5/device"), Err(Error::NotFound));
             remove(nodes, GUEST, Handle([7; 16]));
-            for directory in ["/local/domain", "/vm", "/local/domain/0/backend/vbd", "/local/domain/0/backend/vif"] {
+            for directory in
+                ["/local/domain", "/vm", "/local/domain/0/backend/vbd", "/local/domain/0/backend/vif"]
+            {
                 let left: Vec<_> = nodes.list(directory).unwrap();
                 assert!(left.iter().all(|name| name == "0"), "{directory}: {left:?}");
             }

@@ -129,7 +129,8 @@ mod tests {
     #[test]
     fn each_ending_has_its_reaction() {
         let configuration =
-            GuestConfiguration::parse("a", ["on_poweroff=preserve", "on_reboot=destroy", "on_crash=restart"]).unwrap();
+            GuestConfiguration::parse("a", ["on_poweroff=preserve", "on_reboot=destroy", "on_crash=restart"])
+                .unwrap();
         let reactions = [SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_CRASH, SHUTDOWN_WATCHDOG, 77]
             .map(|reason| Ending::of(reason).reaction(&configuration));
         use Reaction::{Destroy, Preserve, Restart};
