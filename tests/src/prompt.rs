@@ -1,0 +1,99 @@
+//! Domain 0's prompt, where a test types like an administrator.
+
+use std::time::Duration;
+
+use xtask::machine::{Exit, Running};
+use xtask::scratch::Scratch;
+
+/// What shows that a command can be typed.
+const PROMPT: &str = "dom0> ";
+/// How long a command may take unless told otherwise.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A machine at whose console can be typed. It ends with this value.
+pub struct Prompt {
+    running: Running,
+    /// Holds what the machine boots from.
+    _files: Scratch,
+}
+
+impl Prompt {
+    /// Waits for the prompt of a machine that was just started.
+    pub(crate) fn new(running: Running, files: Scratch) -> Self {
+        let mut prompt = Self { running, _files: files };
+        prompt.wait_for(PROMPT);
+        prompt
+    }
+
+    /// Types a command; what it printed, which is what came until the next prompt.
+    ///
+    /// # Panics
+    ///
+    /// If there is no next prompt in time.
+    #[track_caller]
+    pub fn run(&mut self, command: &str) -> String {
+        self.type_line(command);
+        self.wait_for("\n");
+        let printed = self.wait_for(PROMPT);
+        printed.strip_suffix(PROMPT).unwrap_or(&printed).replace('\r', "")
+    }
+
+    /// Types a command that is expected to succeed.
+    ///
+    /// # Panics
+    ///
+    /// If it printed an error.
+    #[track_caller]
+    pub fn succeed(&mut self, command: &str) -> String {
+        let printed = self.run(command);
+        assert!(!printed.contains("error"), "{command}: {printed}");
+        printed
+    }
+
+    /// Types a line, with the key that ends it.
+    ///
+    /// # Panics
+    ///
+    /// If the machine has ended.
+    #[track_caller]
+    pub fn type_line(&mut self, line: &str) {
+        self.running
+            .send_line(line)
+            .unwrap_or_else(|error| panic!("{line:?}: {error:#}\n{}", self.running.context()));
+    }
+
+    /// Types these keys.
+    ///
+    /// # Panics
+    ///
+    /// If the machine has ended.
+    #[track_caller]
+    pub fn press(&mut self, keys: &str) {
+        self.running.send(keys.as_bytes()).unwrap_or_else(|error| panic!("{keys:?}: {error:#}"));
+    }
+
+    /// Waits for a text on the console; all that came before it, and it.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come in time.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) -> String {
+        self.running.wait_for(text, LIMIT).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Waits for the machine to end by itself.
+    ///
+    /// # Panics
+    ///
+    /// If it does not in time.
+    #[track_caller]
+    pub fn wait_for_end(&mut self) -> Exit {
+        self.running.wait().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// All that was on the console.
+    pub fn console(&self) -> String {
+        self.running.transcript()
+    }
+}
