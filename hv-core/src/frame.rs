@@ -89,11 +89,6 @@ fn free_unused(range: Range<u64>, used: &[Range<u64>]) {
     }
 }
 
-fn owned_info(frame: MachineFrame, owner: DomainId) -> Result<&'static FrameInfo, Errno> {
-    let info = info(frame).ok_or(Errno::EINVAL)?;
-    if owner.is_ordinary() && info.state().owner() == owner { Ok(info) } else { Err(Errno::EINVAL) }
-}
-
 /// Applies `change` to a frame for as long as `owner` owns it.
 #[inline]
 fn change_owned(
@@ -101,7 +96,8 @@ fn change_owned(
     owner: DomainId,
     change: impl Fn(FrameState) -> Option<FrameState>,
 ) -> Result<(), Errno> {
-    let info = owned_info(frame, owner)?;
+    // The reserved numbers are owners too, of what no domain may use.
+    let info = info(frame).filter(|_| owner.is_ordinary()).ok_or(Errno::EINVAL)?;
     let change = |state: FrameState| if state.owner() == owner { change(state) } else { None };
     match info.change(change) {
         Ok(_) => Ok(()),
@@ -167,8 +163,14 @@ pub(crate) fn drop_reference(frame: MachineFrame, change: impl Fn(FrameState) ->
     match info.change(change) {
         Ok(before) if before.references() == 1 => free(frame, info, before.owner()),
         Ok(_) => (),
-        Err(state) => log::error!("frame {frame}: a use given back that was never taken: {state:?}"),
+        Err(state) => report_never_taken(frame, state),
     }
+}
+
+/// Our own mistake, and one that does no more harm than this: the frame keeps a reference too many.
+#[cold]
+fn report_never_taken(frame: MachineFrame, state: FrameState) {
+    log::error!("frame {frame}: a use given back that was never taken: {state:?}");
 }
 
 /// The last reference to a frame is gone: nobody can take a new one, and this caller frees it.

@@ -50,17 +50,6 @@ impl FrameType {
             _ => Self::L4,
         }
     }
-
-    /// The level, if it is a page table.
-    pub const fn level(self) -> Option<u8> {
-        match self {
-            Self::L1 => Some(1),
-            Self::L2 => Some(2),
-            Self::L3 => Some(3),
-            Self::L4 => Some(4),
-            _ => None,
-        }
-    }
 }
 
 const ONE_REFERENCE: u64 = 1;
@@ -140,6 +129,13 @@ impl FrameState {
             5 => FrameType::L4,
             _ => FrameType::Descriptors,
         }
+    }
+
+    /// Its level, if it is a page table.
+    #[inline]
+    pub const fn table_level(self) -> Option<u8> {
+        let bits = ((self.0 & TYPE) >> TYPE_SHIFT) as u8;
+        if bits >= FrameType::L1 as u8 && bits <= FrameType::L4 as u8 { Some(bits - 1) } else { None }
     }
 
     /// Uses that keep it from being freed.
@@ -346,6 +342,17 @@ mod tests {
         assert_eq!((done.typed(), done.progress(), done.references()), (1, 0, 2));
         assert_eq!(done.without_use(), None, "the last use is undone, not dropped");
         assert_eq!(done.reopened(0).without_type(), OWNED);
+    }
+
+    #[test]
+    fn tables_say_their_level() {
+        for level in 1..=4 {
+            let table = OWNED.begun_as(FrameType::table(level)).unwrap();
+            assert_eq!((table.table_level(), table.frame_type()), (Some(level), FrameType::table(level)));
+        }
+        assert_eq!(OWNED.table_level(), None);
+        assert_eq!(OWNED.with_writable().unwrap().table_level(), None);
+        assert_eq!(OWNED.begun_as(FrameType::Descriptors).unwrap().table_level(), None);
     }
 
     #[test]

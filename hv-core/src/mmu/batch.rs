@@ -14,8 +14,8 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 /// In the count argument: the call continues an earlier one, whose completed requests are in the counter.
 const CONTINUED: u64 = 1 << 31;
 
-/// Requests copied in at once.
-const CHUNK: usize = 16;
+/// Requests copied in at once: few, because most batches are short and the room is cleared for each.
+const CHUNK: usize = 4;
 
 /// A batch of requests, and how far it has got.
 pub struct Batch {

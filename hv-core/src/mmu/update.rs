@@ -60,10 +60,10 @@ fn perform(
         return Err(Errno::EINVAL.into());
     }
     let location = (MachineFrame::containing(address), (address % 4096 / 8) as usize);
-    if session.level_in_use(location.0).is_none() {
-        return Ok(write_plain_memory(session, location, request.val)?);
+    match session.update(location, Entry(request.val), write) {
+        Some(outcome) => outcome,
+        None => Ok(write_plain_memory(session, location, request.val)?),
     }
-    session.update(location, Entry(request.val), write)
 }
 
 /// An "entry" in memory that is no table (yet): the guest could have written it itself.

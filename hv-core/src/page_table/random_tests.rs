@@ -262,8 +262,9 @@ impl World {
             }
             Step::Update { guest, table, index, named, flags } => {
                 let (table, entry) = (self.frame(guest, table), self.entry(guest, named, flags));
-                let _ = self
-                    .in_session(guest, budget, |session| session.update((table, index), entry, Write::Plain));
+                let _ = self.in_session(guest, budget, |session| {
+                    session.update((table, index), entry, Write::Plain).unwrap_or(INVALID)
+                });
             }
             Step::MapForeign { table, index, frame, flags } => {
                 let (table, entry) = (self.pools[0][table], Entry::new(self.pools[1][frame], flags));

@@ -17,17 +17,25 @@ const MAX_UNDOING: usize = 8;
 /// Mappings of foreign frames that wait for one common flush.
 const MAX_UNMAPPED: usize = 32;
 
-/// What the lock around a domain's page tables guards: the tables nobody uses any more whose entries still hold
-/// what they name. The last one is undone first.
+/// What the lock around a domain's page tables guards.
 pub struct Tables {
+    /// Tables nobody uses any more whose entries still hold what they name. The last one is undone first.
     undoing: [MachineFrame; MAX_UNDOING],
     count: usize,
+    /// Entries that mapped foreign frames, which they still hold. Empty between sessions.
+    unmapped: [Entry; MAX_UNMAPPED],
+    unmapped_count: usize,
 }
 
 impl Tables {
     /// No tables to undo.
     pub const fn new() -> Self {
-        Self { undoing: [MachineFrame(0); MAX_UNDOING], count: 0 }
+        Self {
+            undoing: [MachineFrame(0); MAX_UNDOING],
+            count: 0,
+            unmapped: [Entry(0); MAX_UNMAPPED],
+            unmapped_count: 0,
+        }
     }
 
     pub(super) fn last(&self) -> Option<MachineFrame> {
@@ -70,8 +78,6 @@ pub struct TableSession<'a> {
     pub(super) tables: MutexGuard<'a, Tables>,
     budget: u32,
     mappable: Mappable<'a>,
-    unmapped: [Entry; MAX_UNMAPPED],
-    unmapped_count: usize,
 }
 
 impl<'a> TableSession<'a> {
@@ -90,9 +96,7 @@ impl<'a> TableSession<'a> {
     /// Locks the tables of `domain` to change entries of level 1 and nothing above, for which it does not matter
     /// what waits to be undone: that is in use by nobody.
     pub fn open_for_pages(domain: &'a Domain) -> Self {
-        let tables = domain.memory.lock_tables();
-        let mappable = Mappable::Own(domain);
-        Self { domain, tables, budget: 0, mappable, unmapped: [Entry(0); MAX_UNMAPPED], unmapped_count: 0 }
+        Self { domain, tables: domain.memory.lock_tables(), budget: 0, mappable: Mappable::Own(domain) }
     }
 
     /// Says what new entries may map.
@@ -174,25 +178,24 @@ impl<'a> TableSession<'a> {
     /// own flushes are all that happens to it. One flush serves a batch.
     #[cold]
     fn release_foreign(&mut self, entry: Entry) {
-        if self.unmapped_count == MAX_UNMAPPED {
+        if self.tables.unmapped_count == MAX_UNMAPPED {
             self.flush_unmapped();
         }
-        self.unmapped[self.unmapped_count] = entry;
-        self.unmapped_count += 1;
+        let last = self.tables.unmapped_count;
+        self.tables.unmapped[last] = entry;
+        self.tables.unmapped_count += 1;
     }
 
+    #[cold]
     fn flush_unmapped(&mut self) {
-        if self.unmapped_count == 0 {
-            return;
-        }
         arch::tlb::flush_domain(self.domain);
-        for entry in &self.unmapped[..self.unmapped_count] {
+        let count = core::mem::take(&mut self.tables.unmapped_count);
+        for entry in &self.tables.unmapped[..count] {
             if let Some(owner) = frame::owner(entry.frame()) {
                 frame::remove_foreign_mapping(owner);
             }
             release_frame(*entry);
         }
-        self.unmapped_count = 0;
     }
 
     /// Flushes the domain's TLBs if mappings have gone that they may still know.
@@ -209,8 +212,11 @@ impl<'a> TableSession<'a> {
 }
 
 impl Drop for TableSession<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.flush_unmapped();
+        if self.tables.unmapped_count != 0 {
+            self.flush_unmapped();
+        }
     }
 }
 

@@ -101,7 +101,7 @@ impl TestGuest {
 
     pub fn update(&self, table: MachineFrame, index: usize, entry: Entry) -> Result<(), HypercallError> {
         let mut session = self.session();
-        let outcome = session.update((table, index), entry, super::Write::Plain);
+        let outcome = session.update((table, index), entry, super::Write::Plain).unwrap_or(INVALID);
         session.finish_undoing().expect("an unlimited budget");
         outcome
     }
@@ -190,14 +190,14 @@ fn count_own_uses(frame: MachineFrame, counts: &mut [Count]) {
 fn use_as(frame: MachineFrame, frame_type: FrameType, counts: &mut [Count]) {
     let state = info(frame).unwrap().state();
     assert_eq!(state.frame_type(), frame_type, "frame {frame} is used as {frame_type:?}: {state:?}");
-    assert!(frame_type.level().is_none() || state.is_validated(), "frame {frame} is in use unvalidated");
+    assert!(state.table_level().is_none() || state.is_validated(), "frame {frame} is in use unvalidated");
     counts[frame.0 as usize].references += 1;
     counts[frame.0 as usize].typed += 1;
 }
 
 fn count_entries(table: MachineFrame, counts: &mut [Count]) {
     let state = info(table).unwrap().state();
-    let Some(level) = state.frame_type().level() else { return };
+    let Some(level) = state.table_level() else { return };
     let held = if state.is_validated() { ENTRIES } else { state.progress() };
     for index in (0..held).filter(|index| !is_hypervisor_slot(level, *index)) {
         let entry = read(table, index);

@@ -425,10 +425,10 @@ fn a_table_is_undone_before_it_is_taken_into_use_again() {
     let guest = TestGuest::new(1);
     let branch = guest.pinned_branch();
     let mut session = guest.session();
-    session.update((branch.l4, 0), Entry(0), Write::Plain).unwrap();
+    session.update((branch.l4, 0), Entry(0), Write::Plain).unwrap().unwrap();
     assert!(info(branch.l3).unwrap().state().is_half_done(), "it waits to be undone");
-    session.update((branch.l4, 1), Entry::new(branch.l3, RW), Write::Plain).unwrap();
-    session.update((branch.l4, 1), Entry(0), Write::Plain).unwrap();
+    session.update((branch.l4, 1), Entry::new(branch.l3, RW), Write::Plain).unwrap().unwrap();
+    session.update((branch.l4, 1), Entry(0), Write::Plain).unwrap().unwrap();
     session.pin(branch.l3, 3).unwrap();
     session.unpin(branch.l4).unwrap();
     session.get_root(branch.l4).unwrap();
@@ -562,7 +562,7 @@ fn a_builder_maps_a_domain_under_construction_and_no_other() {
     let map = |entry: Entry| {
         let mut session = control.session();
         session.set_mappable(Mappable::Foreign(&guest.domain));
-        session.update((branch.l1, 0), entry, Write::Plain)
+        session.update((branch.l1, 0), entry, Write::Plain).unwrap()
     };
     assert_eq!(
         map(Entry::new(control.frame(), RW)),
@@ -587,7 +587,7 @@ fn a_foreign_mapping_outlives_the_domain_it_maps() {
     let (branch, page) = (control.pinned_branch(), guest.frame());
     let mut session = control.session();
     session.set_mappable(Mappable::Foreign(&guest.domain));
-    session.update((branch.l1, 0), Entry::new(page, RW), Write::Plain).unwrap();
+    session.update((branch.l1, 0), Entry::new(page, RW), Write::Plain).unwrap().unwrap();
     drop(session);
     let domain = guest.domain.clone();
     guest.destroy(1000);

@@ -53,7 +53,7 @@ impl TableSession<'_> {
     pub fn put_table(&mut self, table: MachineFrame) {
         let Some(info) = info(table) else { return };
         let Err(state) = info.change(FrameState::without_use) else { return };
-        match state.frame_type().level() {
+        match state.table_level() {
             Some(1) => {
                 // The CPU may still reach the table from above by what its TLBs remember.
                 self.flush_stale();
@@ -146,7 +146,13 @@ impl TableSession<'_> {
     ///
     /// # Errors
     /// `Restart` when the budget is spent before it is all done.
+    #[inline]
     pub fn finish_undoing(&mut self) -> Result<(), HypercallError> {
+        if self.tables.last().is_none() { Ok(()) } else { self.undo_all() }
+    }
+
+    #[cold]
+    fn undo_all(&mut self) -> Result<(), HypercallError> {
         while let Some(table) = self.tables.last() {
             self.undo(table)?;
         }
@@ -156,7 +162,7 @@ impl TableSession<'_> {
     /// Undoes the last of the waiting tables, or stops when a table below is to be undone before it.
     fn undo(&mut self, table: MachineFrame) -> Result<(), HypercallError> {
         let Some(state) = info(table).map(|info| info.state()) else { return Ok(()) };
-        let level = state.frame_type().level().unwrap_or(4);
+        let level = state.table_level().unwrap_or(4);
         let words = direct_map::words(table);
         for index in (0..state.progress()).rev() {
             let spent = self.spend(1);
@@ -211,7 +217,7 @@ impl TableSession<'_> {
     /// there is no such thing. Nothing may be left to be undone.
     pub fn abandon(&mut self, table: MachineFrame) -> bool {
         let Some(state) = info(table).map(|info| info.state()) else { return false };
-        if state.owner() != self.domain.id || state.frame_type().level().is_none() {
+        if state.owner() != self.domain.id || state.table_level().is_none() {
             return false;
         }
         if state.is_pinned() {

@@ -39,11 +39,7 @@ impl TableSession<'_> {
     #[inline]
     pub fn level_in_use(&self, table: MachineFrame) -> Option<u8> {
         let state = info(table)?.state();
-        if state.owner() == self.domain.id && state.is_validated() {
-            state.frame_type().level()
-        } else {
-            None
-        }
+        if state.owner() == self.domain.id && state.is_validated() { state.table_level() } else { None }
     }
 
     /// Replaces an entry of level 1.
@@ -59,19 +55,23 @@ impl TableSession<'_> {
         self.update_l1(&direct_map::words(table)[index % ENTRIES], new, write)
     }
 
-    /// Replaces an entry of any level.
+    /// Replaces an entry of any level; `None` when it is in no table in use by the session's domain.
     ///
     /// # Errors
     /// As [`Self::update_page`]; `EINVAL` for the hypervisor's slots; `Restart` when a table to be entered is not
     /// validated within the budget.
     #[inline]
-    pub fn update(&mut self, location: Location, new: Entry, write: Write) -> Result<(), HypercallError> {
-        let (table, index) = location;
-        match self.level_in_use(table) {
-            Some(1) => Ok(self.update_l1(&direct_map::words(table)[index % ENTRIES], new, write)?),
-            Some(level) => self.update_upper(table, level, index % ENTRIES, new, write),
-            None => Err(Errno::EINVAL.into()),
-        }
+    pub fn update(
+        &mut self,
+        (table, index): Location,
+        new: Entry,
+        write: Write,
+    ) -> Option<Result<(), HypercallError>> {
+        let index = index % ENTRIES;
+        Some(match self.level_in_use(table)? {
+            1 => self.update_l1(&direct_map::words(table)[index], new, write).map_err(HypercallError::from),
+            level => self.update_upper(table, level, index, new, write),
+        })
     }
 
     /// An entry that maps a page. In the order that keeps every step correct: hold the new frame, write, note,

@@ -29,9 +29,11 @@ pub fn locate_entry(root: MachineFrame, address: u64) -> Result<(MachineFrame, u
     }
     let mut table = root;
     for level in [4, 3, 2] {
-        let words = if frame::is_ram(table) { direct_map::words(table) } else { return Err(Errno::EINVAL) };
-        let entry = Entry(words[index_at(address, level)].load(Ordering::Relaxed));
-        if !entry.is_present() || entry.has(Entry::LARGE) {
+        if !frame::is_ram(table) {
+            return Err(Errno::EINVAL);
+        }
+        let entry = Entry(direct_map::words(table)[index_at(address, level)].load(Ordering::Relaxed));
+        if entry.0 & (Entry::PRESENT | Entry::LARGE) != Entry::PRESENT {
             return Err(Errno::EINVAL);
         }
         table = entry.frame();
