@@ -42,9 +42,9 @@ impl FakeHypervisor {
         reference
     }
 
-    /// Takes a grant back.
-    pub fn revoke(&self, domain: DomainId, reference: GrantReference) {
-        self.grants.borrow_mut().remove(&(domain, reference));
+    /// Takes back all grants of a page.
+    pub fn revoke_page(&self, frame: MachineFrame) {
+        self.grants.borrow_mut().retain(|_, granted| granted.0 != frame);
     }
 
     /// The frame that a grant gives this access to.

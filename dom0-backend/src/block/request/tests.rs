@@ -209,6 +209,8 @@ fn only_reads_and_writes_can_be_indirect() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// Whatever bytes a slot holds: what is accepted lies on the disk and within its pages.
     #[test]
     fn nothing_accepted_is_out_of_bounds(bytes in proptest::collection::vec(any::<u8>(), 112), operation in 0_u8..8, sector in 0_u64..12_000) {

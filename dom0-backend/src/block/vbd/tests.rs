@@ -409,6 +409,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// Whatever is asked: every request is answered exactly once, nothing outside the disk is touched (the fake
     /// disk would panic), and no page stays with the device.
     #[test]

@@ -541,6 +541,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..proptest::prelude::ProptestConfig::default() })]
+
         /// Whatever is added and in whatever order it comes back, every chain returns once, with its token,
         /// and all descriptors are free in the end.
         #[test]

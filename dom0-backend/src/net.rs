@@ -1,0 +1,32 @@
+//! Networks: guests' interfaces, the machine's own, and the switch between them.
+
+mod buffers;
+mod checksum;
+mod counters;
+mod ethernet;
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+pub(crate) mod frames;
+mod headers;
+mod interface;
+mod mac_table;
+mod offload;
+mod packet;
+mod pool;
+mod segmentation;
+mod spans;
+mod switch;
+mod tx;
+mod vif;
+
+pub use buffers::{BufferId, Buffers, FRAME_START, Piece};
+pub use counters::{SwitchCounters, VifCounters};
+pub use ethernet::MacAddress;
+pub use headers::{Headers, IpVersion};
+pub use interface::{Interface, Outgoing, Received};
+pub use mac_table::PortId;
+pub use offload::{Capabilities, Checksum, Offload, Segmentation};
+pub use switch::{Platform, Round, Switch, WIRE};
+pub use tx::TxFault;
+pub use vif::{Channel, Connection, FrontEnd};

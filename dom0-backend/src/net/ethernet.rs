@@ -1,0 +1,145 @@
+//! Ethernet addresses and the first bytes of a frame.
+
+use core::fmt;
+use core::str::FromStr;
+
+/// Bytes of an Ethernet header: destination, source, type.
+pub const HEADER_LENGTH: usize = 14;
+
+/// An Ethernet address: six bytes, the first in the lowest byte of the number.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MacAddress(u64);
+
+impl MacAddress {
+    /// The address of everybody.
+    pub const BROADCAST: Self = Self(0xffff_ffff_ffff);
+
+    /// The address with these bytes.
+    pub const fn new(bytes: [u8; 6]) -> Self {
+        let [a, b, c, d, e, f] = bytes;
+        Self(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
+    }
+
+    /// The address's bytes.
+    pub const fn bytes(self) -> [u8; 6] {
+        let [a, b, c, d, e, f, ..] = self.0.to_le_bytes();
+        [a, b, c, d, e, f]
+    }
+
+    /// Whether it names a group of interfaces, or all of them.
+    #[inline]
+    pub const fn is_group(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// Whether an interface can have it.
+    #[inline]
+    pub const fn is_valid_source(self) -> bool {
+        self.0 != 0 && !self.is_group()
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, f] = self.bytes();
+        write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+/// The text is not six hexadecimal bytes with colons between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAnAddress;
+
+impl fmt::Display for NotAnAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("not an Ethernet address")
+    }
+}
+
+impl core::error::Error for NotAnAddress {}
+
+impl FromStr for MacAddress {
+    type Err = NotAnAddress;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAddress> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+'));
+            *byte = part.and_then(|part| u8::from_str_radix(part, 16).ok()).ok_or(NotAnAddress)?;
+        }
+        if parts.next().is_some() { Err(NotAnAddress) } else { Ok(Self::new(bytes)) }
+    }
+}
+
+/// Who a frame is for, and who sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Receiver.
+    pub destination: MacAddress,
+    /// Sender.
+    pub source: MacAddress,
+}
+
+impl Addresses {
+    /// Reads the first twelve bytes of a frame, given as words.
+    #[inline]
+    pub const fn from_words(words: [u32; 3]) -> Self {
+        let [first, second, third] = words;
+        let (first, second, third) = (first as u64, second as u64, third as u64);
+        Self {
+            destination: MacAddress(first | (second & 0xffff) << 32),
+            source: MacAddress(second >> 16 | third << 16),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+
+    #[test]
+    fn text_and_bytes_go_both_ways() {
+        let address = MacAddress::new([0x00, 0x16, 0x3e, 0xab, 0xcd, 0xef]);
+        assert_eq!(format!("{address}"), "00:16:3e:ab:cd:ef");
+        assert_eq!("00:16:3E:ab:cd:ef".parse(), Ok(address));
+        assert_eq!(address.bytes(), [0x00, 0x16, 0x3e, 0xab, 0xcd, 0xef]);
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        for text in [
+            "",
+            "00:16:3e:ab:cd",
+            "00:16:3e:ab:cd:ef:00",
+            "0:16:3e:ab:cd:ef",
+            "00:16:3e:ab:cd:eg",
+            "+0:16:3e:ab:cd:ef",
+        ] {
+            assert_eq!(text.parse::<MacAddress>(), Err(NotAnAddress), "{text}");
+        }
+    }
+
+    #[test]
+    fn groups_and_nobody_send_nothing() {
+        assert!(MacAddress::BROADCAST.is_group());
+        assert!(MacAddress::new([0x33, 0x33, 0, 0, 0, 1]).is_group());
+        assert!(!MacAddress::new([0; 6]).is_valid_source());
+        assert!(MacAddress::new([2, 0, 0, 0, 0, 1]).is_valid_source());
+    }
+
+    #[test]
+    fn a_frame_starts_with_destination_and_source() {
+        let words = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]].map(u32::from_le_bytes);
+        let addresses = Addresses::from_words(words);
+        assert_eq!(addresses.destination.bytes(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(addresses.source.bytes(), [7, 8, 9, 10, 11, 12]);
+    }
+}

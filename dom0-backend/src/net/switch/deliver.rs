@@ -1,0 +1,275 @@
+//! Out of the switch: into pages that guests posted.
+
+use core::iter;
+
+use hypercall_abi::PAGE_SIZE;
+use hypercall_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
+use pv_runtime::grant::CopyEnd;
+
+use super::{Platform, Rework, Switch};
+use crate::backend::GrantCopy;
+use crate::net::counters::add;
+use crate::net::headers::{HEADERS_MAX, ip_version};
+use crate::net::mac_table::PortId;
+use crate::net::offload::{Checksum, Offload};
+use crate::net::packet::Packet;
+use crate::net::spans::{Cursor, Span};
+use crate::net::tx::{SLOTS_MAX, TxFault};
+use crate::net::vif::RxSlot;
+
+/// Pages that every front end takes for one packet, and how short the first part must be for one more.
+const PAGES_MAX: usize = SLOTS_MAX - 1;
+const SHORT_FIRST: u16 = 256;
+/// Pages more than necessary that may be used in order to make fewer copies.
+const EXTRA_PAGES: usize = 2;
+
+/// A packet being copied into a guest's pages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delivery {
+    port: PortId,
+    packet: Packet,
+    first_copy: usize,
+    end_copy: usize,
+    first_slot: usize,
+    end_slot: usize,
+}
+
+/// A packet being copied into our buffers, or in them already, to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sending {
+    /// The packet in our buffers.
+    pub own: u16,
+    /// The guest's packet that it is copied from.
+    pub source: Option<Packet>,
+    /// The copies.
+    pub first_copy: usize,
+    pub end_copy: usize,
+}
+
+impl<P: Platform> Switch<P> {
+    /// Plans the copies for as many packets as wait for a guest and find pages.
+    pub(super) fn plan_deliveries(&mut self, port: PortId) {
+        self.mark_touched(port);
+        while let Some(packet) = self.guest(port).and_then(|vif| vif.first_waiting()) {
+            if self.rework_for_guest(port, packet) {
+                continue;
+            }
+            match self.plan_delivery(port, packet) {
+                Ok(true) => {}
+                Ok(false) => return self.note_blocked(port),
+                Err(fault) => return self.note_fault(port, fault),
+            }
+        }
+    }
+
+    /// If the guest cannot take the packet as it is, takes it out of the queue to be changed or dropped.
+    #[inline]
+    fn rework_for_guest(&mut self, port: PortId, packet: Packet) -> bool {
+        let Some(vif) = self.guest(port) else { return false };
+        let capabilities = *vif.capabilities();
+        let offload = self.offload_of(packet);
+        let cut = offload.segmentation.is_some_and(|wanted| !capabilities.segmentation(wanted));
+        let fill_in = offload.checksum == Checksum::Blank
+            && !capabilities.any_checksum()
+            && !self.head_version_allows(packet, |version| capabilities.checksum(version));
+        if !cut && !fill_in {
+            return false;
+        }
+        if let Some(vif) = self.guest_mut(port) {
+            vif.take_waiting();
+        }
+        if cut {
+            self.reworks.push(Rework::cut(packet, port));
+        } else if let Packet::Own(own) = packet {
+            if self.complete_checksum(own) {
+                self.enqueue(port, packet);
+            } else {
+                self.release_own(own);
+            }
+        } else {
+            self.reworks.push(Rework::bring_in(packet, port));
+        }
+        true
+    }
+
+    /// Whether the IP version of a packet's first bytes pleases; not if it is not IP.
+    fn head_version_allows(
+        &self,
+        packet: Packet,
+        allows: impl FnOnce(crate::net::headers::IpVersion) -> bool,
+    ) -> bool {
+        let mut head = [0; HEADERS_MAX];
+        let length = self.head_of(packet, &mut head);
+        ip_version(&head[..length]).is_some_and(allows)
+    }
+
+    /// Takes pages for a packet and plans the copies into them. `false` if there are not enough.
+    #[inline]
+    fn plan_delivery(&mut self, port: PortId, packet: Packet) -> Result<bool, TxFault> {
+        let offload = self.offload_of(packet);
+        self.list_spans(packet);
+        self.choose_lengths();
+        let has_extra = offload.segmentation.is_some();
+        let needed = self.lengths.len() + usize::from(has_extra);
+        let Some(vif) = self.guests.get_mut(usize::from(port.0)).and_then(Option::as_mut) else {
+            return Ok(false);
+        };
+        if self.lengths.len() > 1 && !vif.capabilities().scatter {
+            vif.take_waiting();
+            add(&vif.counters().rx_dropped, 1);
+            self.discard(packet, NETIF_RSP_DROPPED);
+            return Ok(true);
+        }
+        if !vif.has_posted(needed as u32)? {
+            return Ok(false);
+        }
+        let (first_copy, first_slot) = (self.copies.len(), self.slots.len());
+        let extra_length = has_extra.then_some(0);
+        let (first, rest) = self.lengths.split_first().unwrap_or((&0, &[]));
+        for length in iter::once(*first).chain(extra_length).chain(rest.iter().copied()) {
+            let Some(slot) = vif.take_page(length)? else { return Ok(false) };
+            self.slots.push(slot);
+        }
+        vif.take_waiting();
+        let domain = vif.guest();
+        let mut cursor = Cursor::new(&self.spans);
+        for RxSlot { reference, length, .. } in &self.slots[first_slot..] {
+            let start = CopyEnd::Granted { domain, reference: *reference, offset: 0 };
+            cursor.copy_to(&mut self.copies, Span { start, length: *length });
+        }
+        let (end_copy, end_slot) = (self.copies.len(), self.slots.len());
+        self.deliveries.push(Delivery { port, packet, first_copy, end_copy, first_slot, end_slot });
+        Ok(true)
+    }
+
+    /// Lists where a packet's bytes are.
+    #[inline]
+    pub(super) fn list_spans(&mut self, packet: Packet) {
+        self.spans.clear();
+        match packet {
+            Packet::Guest { port, index } => {
+                if let Some(vif) = self.guests.get(usize::from(port.0)).and_then(Option::as_ref) {
+                    vif.spans(index, &mut self.spans);
+                }
+            }
+            Packet::Own(own) => {
+                let buffers = &self.buffers;
+                self.spans.extend(self.own.get(own).pieces.iter().map(|piece| Span {
+                    start: CopyEnd::Own { frame: buffers.frame(piece.buffer), offset: piece.offset },
+                    length: piece.length,
+                }));
+            }
+        }
+    }
+
+    /// Decides how many bytes go into each page: a page for each piece if that does not take many more pages,
+    /// since a piece then is one copy, and otherwise full pages.
+    #[inline]
+    fn choose_lengths(&mut self) {
+        let total: usize = self.spans.iter().map(|span| usize::from(span.length)).sum();
+        let full = total.div_ceil(PAGE_SIZE);
+        self.lengths.clear();
+        if full > 1 {
+            self.list_pieces();
+            let first = self.lengths.first().copied().unwrap_or_default();
+            let allowed = PAGES_MAX + usize::from(first <= SHORT_FIRST);
+            if self.lengths.len() <= allowed.min(full + EXTRA_PAGES) {
+                return;
+            }
+            self.lengths.clear();
+        }
+        let mut left = total;
+        while left > 0 {
+            let part = left.min(PAGE_SIZE);
+            self.lengths.push(part as u16);
+            left -= part;
+        }
+    }
+
+    /// Lists the lengths of a packet's pieces. Headers that were copied on their own count with what follows.
+    fn list_pieces(&mut self) {
+        let mut carried = 0;
+        for (position, span) in self.spans.iter().enumerate() {
+            let length = span.length + core::mem::take(&mut carried);
+            let is_header = position == 0 && matches!(span.start, CopyEnd::Own { .. });
+            let next = self.spans.get(position + 1).map_or(0, |next| next.length);
+            if is_header && next > 0 && usize::from(length + next) <= PAGE_SIZE {
+                carried = length;
+            } else {
+                self.lengths.push(length);
+            }
+        }
+    }
+
+    /// What was left to others in a packet.
+    #[inline]
+    pub(super) fn offload_of(&self, packet: Packet) -> Offload {
+        match packet {
+            Packet::Guest { port, index } => {
+                self.guest(port).map(|vif| vif.packet(index).offload).unwrap_or_default()
+            }
+            Packet::Own(own) => self.own.get(own).offload,
+        }
+    }
+
+    /// Copies out what we have of a packet's first bytes, and says how many.
+    pub(super) fn head_of(&self, packet: Packet, into: &mut [u8; HEADERS_MAX]) -> usize {
+        match packet {
+            Packet::Guest { port, index } => self.guest(port).map_or(0, |vif| vif.copy_headers(index, into)),
+            Packet::Own(own) => self.own_head(own, into),
+        }
+    }
+
+    /// A guest lacks pages. If that has lasted too long, drops what waits for it.
+    fn note_blocked(&mut self, port: PortId) {
+        let now = self.now;
+        if self.guest_mut(port).is_some_and(|vif| vif.note_blocked(now)) {
+            self.drop_waiting(port);
+        }
+    }
+
+    /// A guest broke its ring.
+    fn note_fault(&mut self, port: PortId, fault: TxFault) {
+        if let Some(vif) = self.guest_mut(port) {
+            vif.note_fault(fault);
+        }
+        self.drop_waiting(port);
+    }
+
+    fn drop_waiting(&mut self, port: PortId) {
+        while let Some(packet) = self.guest_mut(port).and_then(|vif| vif.take_waiting()) {
+            if let Some(vif) = self.guest(port) {
+                add(&vif.counters().rx_dropped, 1);
+            }
+            self.discard(packet, NETIF_RSP_DROPPED);
+        }
+    }
+
+    /// Answers receivers and senders of what was copied, in the order in which pages were taken.
+    pub(super) fn finish_deliveries(&mut self) {
+        let mut deliveries = core::mem::take(&mut self.deliveries);
+        for delivery in deliveries.drain(..) {
+            self.finish_delivery(&delivery);
+        }
+        self.deliveries = deliveries;
+        self.slots.clear();
+    }
+
+    #[inline]
+    fn finish_delivery(&mut self, delivery: &Delivery) {
+        let is_copied = self.is_copied(delivery.first_copy, delivery.end_copy);
+        let offload = self.offload_of(delivery.packet);
+        let slots = &self.slots[delivery.first_slot..delivery.end_slot];
+        if let Some(vif) = self.guests.get_mut(usize::from(delivery.port.0)).and_then(Option::as_mut) {
+            vif.answer_pages(slots, &offload, is_copied);
+            let counters = vif.counters();
+            if is_copied {
+                add(&counters.rx_packets, 1);
+                add(&counters.rx_bytes, slots.iter().map(|slot| u64::from(slot.length)).sum());
+            } else {
+                add(&counters.rx_errors, 1);
+            }
+        }
+        self.discard(delivery.packet, if is_copied { NETIF_RSP_OKAY } else { NETIF_RSP_ERROR });
+    }
+}

@@ -1,0 +1,218 @@
+//! The machine's own interface as a port of the switch.
+
+use core::time::Duration;
+
+use hypercall_abi::PAGE_SIZE;
+use hypercall_abi::io::netif::{NETIF_RSP_ERROR, NETIF_RSP_OKAY};
+
+use super::deliver::Sending;
+use super::{BATCH, Platform, RECEIVE_RESERVE, Rework, Round, Switch, WIRE, WIRE_ADDRESSES};
+use crate::backend::GrantCopy;
+use crate::net::buffers::FRAME_START;
+use crate::net::counters::add;
+use crate::net::ethernet;
+use crate::net::headers::{HEADERS_MAX, Headers};
+use crate::net::interface::{Interface, Outgoing, Received};
+use crate::net::offload::Checksum;
+use crate::net::packet::Packet;
+
+impl<P: Platform> Switch<P> {
+    /// Connects the machine's interface.
+    pub fn set_interface(&mut self, interface: P::Interface) {
+        self.interface = Some(interface);
+        self.offer_buffers();
+        self.commit();
+    }
+
+    /// The machine's interface.
+    pub fn interface(&self) -> Option<&P::Interface> {
+        self.interface.as_ref()
+    }
+
+    /// Does what there is to do for the machine's interface.
+    pub fn serve_interface(&mut self, now: Duration) -> Round {
+        self.now = now;
+        self.take_sent();
+        self.take_received();
+        self.mark_dirty(WIRE);
+        self.forward();
+        self.offer_buffers();
+        self.commit();
+        let waits_for_room = !self.wire_waiting.is_empty();
+        let interface = self.interface.as_mut();
+        let has_more = interface.is_some_and(|interface| interface.ask_for_interrupts(waits_for_room));
+        Round { has_more, deadline: None }
+    }
+
+    /// Frees the buffers of frames that were sent.
+    fn take_sent(&mut self) {
+        while let Some(own) = self.interface.as_mut().and_then(Interface::take_sent) {
+            self.release_own(own);
+        }
+    }
+
+    /// Takes frames that came in, and queues them where they go.
+    fn take_received(&mut self) {
+        for _ in 0..BATCH {
+            let (Some(interface), Some(own)) = (self.interface.as_mut(), self.own.take()) else { return };
+            let packet = self.own.get_mut(own);
+            packet.holders = 1;
+            let received = interface.take_received(&self.buffers, &mut packet.pieces);
+            packet.length = packet.pieces.iter().map(|piece| usize::from(piece.length)).sum();
+            let has_addresses = packet.pieces.first().is_some_and(|first| {
+                usize::from(first.length) >= ethernet::HEADER_LENGTH && first.offset.is_multiple_of(4)
+            });
+            match received {
+                Received::Nothing => return self.own.put(own),
+                Received::Frame(offload) if has_addresses => {
+                    packet.offload = offload;
+                    self.receive(own);
+                }
+                Received::Frame(_) | Received::Bad => {
+                    add(&self.counters.dropped, 1);
+                    self.release_own(own);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn receive(&mut self, own: u16) {
+        add(&self.counters.received, 1);
+        let addresses = self.own_addresses(own);
+        let destination = self.route(WIRE, addresses, WIRE_ADDRESSES);
+        self.dispatch(WIRE, Packet::Own(own), destination);
+    }
+
+    /// Gives the interface as many buffers to receive into as it takes and there are.
+    fn offer_buffers(&mut self) {
+        let Some(interface) = &mut self.interface else { return };
+        for _ in 0..interface.receive_room() {
+            let Some(buffer) = self.buffers.take() else { return };
+            interface.offer(&self.buffers, buffer);
+        }
+    }
+
+    /// Plans the sending of as many packets as wait for the wire and find room.
+    pub(super) fn plan_sendings(&mut self) {
+        self.take_sent();
+        let planned: usize = self.sendings.iter().map(|sending| self.own.get(sending.own).pieces.len()).sum();
+        let mut room = self.interface.as_ref().map_or(0, Interface::send_room).saturating_sub(planned);
+        while let Some(packet) = self.wire_waiting.front().copied() {
+            let pieces = self.buffers_needed(packet);
+            if pieces > room {
+                return self.wait_for_room();
+            }
+            let first_copy = self.copies.len();
+            let planned = match packet {
+                _ if self.cut_for_wire(packet) => continue,
+                Packet::Own(own) => Some((own, None)),
+                Packet::Guest { .. } => self.plan_copy_in(packet).map(|own| (own, Some(packet))),
+            };
+            let Some((own, source)) = planned else { return self.wait_for_room() };
+            room -= pieces;
+            self.wire_waiting.pop_front();
+            self.sendings.push(Sending { own, source, first_copy, end_copy: self.copies.len() });
+        }
+    }
+
+    /// Asks to be woken when frames were sent.
+    fn wait_for_room(&mut self) {
+        let has_room = self.interface.as_mut().is_some_and(|interface| interface.ask_for_interrupts(true));
+        if has_room {
+            // The task of the interface looks again.
+            self.wire_bell.ring();
+        }
+    }
+
+    /// Buffers that a packet takes or would take.
+    #[inline]
+    fn buffers_needed(&self, packet: Packet) -> usize {
+        match packet {
+            Packet::Own(own) => self.own.get(own).pieces.len(),
+            Packet::Guest { port, index } => {
+                let length = self.guest(port).map_or(0, |vif| usize::from(vif.packet(index).length));
+                (length + usize::from(FRAME_START)).div_ceil(PAGE_SIZE)
+            }
+        }
+    }
+
+    /// If the interface cannot cut a packet that is to be cut, takes it out of the queue for us to do it.
+    fn cut_for_wire(&mut self, packet: Packet) -> bool {
+        let Some(wanted) = self.offload_of(packet).segmentation else { return false };
+        let can_cut =
+            self.interface.as_ref().is_some_and(|interface| interface.capabilities().segmentation(wanted));
+        if can_cut {
+            return false;
+        }
+        self.wire_waiting.pop_front();
+        self.reworks.push(Rework::cut(packet, WIRE));
+        true
+    }
+
+    /// Has a guest's packet copied into buffers.
+    fn plan_copy_in(&mut self, packet: Packet) -> Option<u16> {
+        let Packet::Guest { port, index } = packet else { return None };
+        let (length, offload) = {
+            let packet = self.guest(port)?.packet(index);
+            (usize::from(packet.length), packet.offload)
+        };
+        let own = self.take_own(length, offload)?;
+        self.list_spans(packet);
+        self.copy_spans_to(own);
+        Some(own)
+    }
+
+    /// Hands over what was copied, and answers the senders.
+    pub(super) fn finish_sendings(&mut self) {
+        let mut sendings = core::mem::take(&mut self.sendings);
+        for sending in sendings.drain(..) {
+            let is_copied = self.is_copied(sending.first_copy, sending.end_copy);
+            if let Some(source) = sending.source {
+                self.discard(source, if is_copied { NETIF_RSP_OKAY } else { NETIF_RSP_ERROR });
+            }
+            if !is_copied || !self.send(sending.own) {
+                self.release_own(sending.own);
+            }
+        }
+        self.sendings = sendings;
+    }
+
+    /// Hands a packet to the interface; `false` if its blank checksum cannot be dealt with.
+    #[inline]
+    fn send(&mut self, own: u16) -> bool {
+        let capabilities = self.interface.as_ref().map(Interface::capabilities).unwrap_or_default();
+        let offload = self.own.get(own).offload;
+        let is_blank = offload.checksum == Checksum::Blank || offload.segmentation.is_some();
+        let leaves_checksum = is_blank && capabilities.any_checksum();
+        let blank_checksum = if leaves_checksum { self.leave_checksum(own) } else { None };
+        let is_unfinished = is_blank && blank_checksum.is_none();
+        if is_unfinished && (offload.segmentation.is_some() || !self.complete_checksum(own)) {
+            return false;
+        }
+        let Self { interface: Some(interface), own: packets, buffers, counters, .. } = self else {
+            return false;
+        };
+        let segmentation = offload.segmentation;
+        let frame = Outgoing { pieces: &packets.get(own).pieces, blank_checksum, segmentation };
+        interface.send(buffers, &frame, own);
+        add(&counters.sent, 1);
+        true
+    }
+
+    /// Makes sure that the sum of the pseudo header stands in the checksum's place, as interfaces want it, and
+    /// says where the headers are.
+    fn leave_checksum(&mut self, own: u16) -> Option<Headers> {
+        let mut head = [0; HEADERS_MAX];
+        let available = self.own_head(own, &mut head);
+        let headers = Headers::parse(&head[..available], self.own.get(own).length)?;
+        let sum = crate::net::checksum::pseudo_header_sum(&head, &headers, headers.transport_length).fold();
+        self.write_to_head(own, headers.checksum(), &sum.to_le_bytes());
+        Some(headers)
+    }
+
+    /// Whether a packet that still needs buffers leaves enough of them for receiving.
+    pub(super) fn has_buffers(&self, count: usize) -> bool {
+        self.buffers.available() >= count + RECEIVE_RESERVE
+    }
+}

@@ -1,0 +1,411 @@
+//! One guest's interface: its two rings, and what waits for it.
+//!
+//! A packet that the guest sends stays in the guest's pages until it has been copied to where it goes; until
+//! then its slots have no answer. So when a receiver is slow, the sender's own ring fills up, and no memory of
+//! ours does. A receiver that does not post pages for too long is *stalled*: it gets nothing more until it
+//! does, and nobody waits for it.
+
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use hypercall_abi::io::netif::*;
+use hypercall_abi::{DomainId, Errno, GrantReference, MachineFrame, PAGE_SIZE};
+use pv_runtime::executor::Notify;
+use pv_runtime::grant::CopyEnd;
+use pv_runtime::memory::{Page, SharedMemory};
+use ring::{BackRing, NetifRx, NetifTx, RingMemory};
+
+use super::counters::{VifCounters, add};
+use super::ethernet::Addresses;
+use super::headers::HEADERS_MAX;
+use super::mac_table::PortId;
+use super::offload::{Capabilities, Offload};
+use super::packet::Packet;
+use super::pool::Pool;
+use super::spans::Span;
+use super::tx::{TxFault, TxPacket};
+
+/// Packets that may wait for a guest. Fewer than a ring has slots, so that one slow receiver does not hold all
+/// of a sender's.
+const WAITING_MAX: usize = 128;
+/// How long packets wait for a guest that posts no pages.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Places for headers in a page.
+const HEADERS_PER_PAGE: usize = PAGE_SIZE / HEADERS_MAX;
+
+/// Sends events to a guest.
+pub trait Channel {
+    /// Sends one.
+    fn notify(&self);
+}
+
+/// What the guest's front end negotiated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrontEnd {
+    /// What it can do with packets it receives.
+    pub capabilities: Capabilities,
+    /// Whether it sends events for pages that it posts.
+    pub notifies_rx: bool,
+}
+
+/// A connected front end: its rings and how to reach it.
+pub struct Connection<M, C> {
+    /// The guest.
+    pub guest: DomainId,
+    /// What it negotiated.
+    pub front_end: FrontEnd,
+    /// Packets from it.
+    pub tx: BackRing<NetifTx, M>,
+    /// Packets to it.
+    pub rx: BackRing<NetifRx, M>,
+    /// For events about `tx`.
+    pub tx_channel: C,
+    /// For events about `rx`; none if it shares the one of `tx`.
+    pub rx_channel: Option<C>,
+    /// Rung when the interface needs its task's attention though the guest sent no event.
+    pub bell: Rc<Notify>,
+    /// What the interface did.
+    pub counters: Rc<VifCounters>,
+}
+
+/// A page for the headers of packets that are still in their guest's pages.
+#[derive(Debug)]
+struct HeaderPage {
+    page: Page,
+    frame: MachineFrame,
+}
+
+/// A page that the guest posted, and how many bytes it is to get.
+#[derive(Clone, Copy, Debug)]
+pub struct RxSlot {
+    /// The guest's number for it.
+    pub id: u16,
+    /// The grant of the page.
+    pub reference: GrantReference,
+    /// Bytes that will be copied to its start.
+    pub length: u16,
+}
+
+/// A guest's interface.
+pub struct Vif<M, C> {
+    connection: Connection<M, C>,
+    /// Packets from the guest whose slots have no answer yet.
+    packets: Pool<TxPacket>,
+    header_pages: Vec<HeaderPage>,
+    /// Packets for the guest.
+    waiting: VecDeque<Packet>,
+    /// Since when the first of them has waited for pages.
+    blocked_since: Option<Duration>,
+    /// The guest did not post pages for too long.
+    is_stalled: bool,
+    /// What the guest did wrong; nothing more is done for it.
+    fault: Option<TxFault>,
+    /// Answers were pushed that the guest does not see yet.
+    has_answers: bool,
+    /// Where its last packet went.
+    pub last_destination: Option<PortId>,
+}
+
+impl<M: RingMemory, C: Channel> Vif<M, C> {
+    /// An interface with nothing under way.
+    pub fn new(mut connection: Connection<M, C>) -> Self {
+        let capabilities = &mut connection.front_end.capabilities;
+        *capabilities = capabilities.consistent();
+        Self {
+            connection,
+            packets: Pool::default(),
+            header_pages: Vec::new(),
+            waiting: VecDeque::new(),
+            blocked_since: None,
+            is_stalled: false,
+            fault: None,
+            has_answers: false,
+            last_destination: None,
+        }
+    }
+
+    /// The guest.
+    pub fn guest(&self) -> DomainId {
+        self.connection.guest
+    }
+
+    /// What the guest can do with packets that it receives.
+    #[inline]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.connection.front_end.capabilities
+    }
+
+    /// What the interface did.
+    #[inline]
+    pub fn counters(&self) -> &VifCounters {
+        &self.connection.counters
+    }
+
+    /// What the guest did wrong.
+    pub fn fault(&self) -> Option<TxFault> {
+        self.fault
+    }
+
+    /// Notes that the guest did something wrong, and wakes the interface's task to deal with it.
+    pub fn note_fault(&mut self, fault: TxFault) {
+        self.fault = Some(fault);
+        self.connection.bell.ring();
+    }
+
+    // ---- packets from the guest
+
+    /// Takes the next packet off the tx ring; its number if it is to be forwarded. Others are answered.
+    #[inline]
+    pub fn take_packet(&mut self) -> Result<Option<u16>, TxFault> {
+        use super::tx::Taken;
+        loop {
+            // There are no more packets than slots in the ring, and numbers for many times as many.
+            let Some(index) = self.packets.take() else { return Ok(None) };
+            match self.packets.get_mut(index).take(&mut self.connection.tx) {
+                Ok(Taken::Packet) => return Ok(Some(index)),
+                Ok(Taken::Refused) => self.answer(index, NETIF_RSP_ERROR),
+                Ok(Taken::Nothing) => {
+                    self.packets.put(index);
+                    return Ok(None);
+                }
+                Err(fault) => {
+                    self.packets.put(index);
+                    return Err(fault);
+                }
+            }
+        }
+    }
+
+    /// Packets whose slots have no answer yet.
+    pub fn packets_in_use(&self) -> usize {
+        self.packets.in_use()
+    }
+
+    /// A packet of the guest.
+    #[inline]
+    pub fn packet(&self, index: u16) -> &TxPacket {
+        self.packets.get(index)
+    }
+
+    /// Reserves a place for the first `length` bytes of a packet, and notes that they are to be taken from
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    #[inline]
+    pub fn header_place(&mut self, index: u16, length: u16) -> Result<Span, Errno> {
+        let (page, slot) = (usize::from(index) / HEADERS_PER_PAGE, usize::from(index) % HEADERS_PER_PAGE);
+        while self.header_pages.len() <= page {
+            let page = Page::new()?;
+            let frame = page.machine_frame();
+            self.header_pages.push(HeaderPage { page, frame });
+        }
+        self.packets.get_mut(index).header_length = length;
+        let start =
+            CopyEnd::Own { frame: self.header_pages[page].frame, offset: (slot * HEADERS_MAX) as u16 };
+        Ok(Span { start, length })
+    }
+
+    /// The page and the place in it where a packet's headers were copied.
+    #[inline]
+    fn headers(&self, index: u16) -> (&HeaderPage, usize) {
+        let (page, slot) = (usize::from(index) / HEADERS_PER_PAGE, usize::from(index) % HEADERS_PER_PAGE);
+        (&self.header_pages[page], slot * HEADERS_MAX)
+    }
+
+    /// The addresses of a packet whose headers were copied.
+    #[inline]
+    pub fn addresses(&self, index: u16) -> Addresses {
+        let (page, offset) = self.headers(index);
+        super::switch::addresses_at(&page.page, offset)
+    }
+
+    /// Copies out what was copied of a packet's headers, and says how much it is.
+    pub fn copy_headers(&self, index: u16, into: &mut [u8; HEADERS_MAX]) -> usize {
+        let (page, offset) = self.headers(index);
+        let length = usize::from(self.packet(index).header_length).min(HEADERS_MAX);
+        SharedMemory::copy_out(&page.page, offset, &mut into[..length]);
+        length
+    }
+
+    /// Lists where all bytes of a packet are: those that were copied with us, the rest with the guest.
+    #[inline]
+    pub fn spans(&self, index: u16, spans: &mut Vec<Span>) {
+        let packet = self.packet(index);
+        let mut skip = packet.header_length;
+        if skip > 0 {
+            let (page, offset) = self.headers(index);
+            let start = CopyEnd::Own { frame: page.frame, offset: offset as u16 };
+            spans.push(Span { start, length: skip });
+        }
+        let domain = self.connection.guest;
+        for slice in &packet.slices {
+            let skipped = skip.min(slice.length);
+            skip -= skipped;
+            let (offset, length) = (slice.offset + skipped, slice.length - skipped);
+            if length > 0 {
+                let start = CopyEnd::Granted { domain, reference: slice.reference, offset };
+                spans.push(Span { start, length });
+            }
+        }
+    }
+
+    /// Answers all slots of a packet, and forgets it.
+    #[inline]
+    pub fn answer(&mut self, index: u16, status: i16) {
+        let packet = self.packets.get(index);
+        let ring = &mut self.connection.tx;
+        // Cannot fail: each slot was taken from the ring, and is answered once.
+        for slice in &packet.slices {
+            let answered = ring.push_response(&NetifTxResponse { id: slice.id, status });
+            debug_assert!(answered.is_ok(), "a slot is answered once");
+        }
+        for _ in 0..packet.extras {
+            let answered = ring.push_response(&NetifTxResponse { id: 0, status: NETIF_RSP_NULL });
+            debug_assert!(answered.is_ok(), "a slot is answered once");
+        }
+        if status != NETIF_RSP_OKAY {
+            add(&self.connection.counters.tx_errors, 1);
+        }
+        self.packets.put(index);
+        self.has_answers = true;
+    }
+
+    // ---- packets for the guest
+
+    /// Queues a packet for the guest; says whether there was room.
+    #[inline]
+    pub fn enqueue(&mut self, packet: Packet) -> bool {
+        if self.is_stalled || self.fault.is_some() || self.waiting.len() >= WAITING_MAX {
+            add(&self.connection.counters.rx_dropped, 1);
+            return false;
+        }
+        self.waiting.push_back(packet);
+        true
+    }
+
+    /// The packet that has waited longest.
+    #[inline]
+    pub fn first_waiting(&self) -> Option<Packet> {
+        self.waiting.front().copied()
+    }
+
+    /// Takes that packet out of the queue.
+    #[inline]
+    pub fn take_waiting(&mut self) -> Option<Packet> {
+        self.waiting.pop_front()
+    }
+
+    /// Takes out every packet that `port` sent and that waits here.
+    pub fn forget_packets_of(&mut self, port: PortId) {
+        self.waiting
+            .retain(|packet| !matches!(packet, Packet::Guest { port: sender, .. } if *sender == port));
+    }
+
+    /// Whether the guest has posted `slots` pages. If not, it will send an event when it has.
+    #[inline]
+    pub fn has_posted(&mut self, slots: u32) -> Result<bool, TxFault> {
+        Ok(!self.connection.rx.final_check_for_many_requests(slots)?.may_wait())
+    }
+
+    /// Takes a posted page, to get `length` bytes.
+    #[inline]
+    pub fn take_page(&mut self, length: u16) -> Result<Option<RxSlot>, TxFault> {
+        let request = self.connection.rx.take_request()?;
+        Ok(request.map(|request| RxSlot { id: request.id, reference: request.gref, length }))
+    }
+
+    /// Answers the pages of a packet, in the order in which they were taken. With `segmentation` the second
+    /// page carries extra info instead of data.
+    #[inline]
+    pub fn answer_pages(&mut self, slots: &[RxSlot], offload: &Offload, is_copied: bool) {
+        let extra = offload.segmentation.map(|segmentation| segmentation.to_extra());
+        let last = slots.len() - 1;
+        for (position, slot) in slots.iter().enumerate() {
+            let response = match extra {
+                Some(extra) if position == 1 => NetifExtraInfo::from(extra).into(),
+                _ => {
+                    let is_last = position == last || (position == 0 && extra.is_some() && last == 1);
+                    let mut flags = if is_last { 0 } else { NETRXF_MORE_DATA };
+                    if position == 0 {
+                        flags |= offload.rx_flags();
+                        flags |= if extra.is_some() { NETRXF_EXTRA_INFO } else { 0 };
+                    }
+                    let status = if is_copied { slot.length as i16 } else { NETIF_RSP_ERROR };
+                    NetifRxResponse { id: slot.id, offset: 0, flags, status }
+                }
+            };
+            let answered = self.connection.rx.push_response(&response);
+            debug_assert!(answered.is_ok(), "a page is answered once");
+        }
+        self.has_answers = true;
+        self.blocked_since = None;
+    }
+
+    /// Notes that the first waiting packet lacks pages. Says whether the guest has run out of time: then all
+    /// that waits is to be dropped.
+    pub fn note_blocked(&mut self, now: Duration) -> bool {
+        if !self.connection.front_end.notifies_rx {
+            return true;
+        }
+        let Some(since) = self.blocked_since else {
+            self.blocked_since = Some(now);
+            // Its task has to set a timer.
+            self.connection.bell.ring();
+            return false;
+        };
+        self.is_stalled = now.saturating_sub(since) >= PATIENCE;
+        if self.is_stalled {
+            self.blocked_since = None;
+        }
+        self.is_stalled
+    }
+
+    /// Until when the first waiting packet waits.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.blocked_since.map(|since| since + PATIENCE)
+    }
+
+    /// Whether the guest was given up for posting no pages, and has posted some since.
+    pub fn revive(&mut self) -> Result<(), TxFault> {
+        if self.is_stalled && self.has_posted(1)? {
+            self.is_stalled = false;
+        }
+        Ok(())
+    }
+
+    // ---- both
+
+    /// Shows all answers to the guest, and sends the events that it asked for.
+    #[inline]
+    pub fn commit(&mut self) {
+        if !core::mem::take(&mut self.has_answers) {
+            return;
+        }
+        let Connection { tx, rx, tx_channel, rx_channel, counters, .. } = &mut self.connection;
+        let (tx_wants, rx_wants) = (tx.commit_responses().needed(), rx.commit_responses().needed());
+        let shares = rx_channel.is_none();
+        if tx_wants || (rx_wants && shares) {
+            tx_channel.notify();
+            add(&counters.notifications, 1);
+        }
+        if let (true, Some(channel)) = (rx_wants, rx_channel) {
+            channel.notify();
+            add(&counters.notifications, 1);
+        }
+    }
+
+    /// Whether the guest has more packets. If not, it will send an event when it has.
+    #[inline]
+    pub fn has_more(&mut self) -> Result<bool, TxFault> {
+        Ok(!self.connection.tx.final_check_for_requests()?.may_wait())
+    }
+
+    /// Gives the rings back.
+    pub fn into_connection(self) -> Connection<M, C> {
+        self.connection
+    }
+}
