@@ -53,7 +53,7 @@ pub fn set_up(ram: &[Range<u64>], used: &[Range<u64>]) {
         fill(range.start..range.end.min(frames), FrameState::HYPERVISOR);
     }
     for range in ram {
-        free_unused(range.start..range.end.min(frames), used);
+        for_each_gap(range.start..range.end.min(frames), used, &mut |gap| machine().allocator.adopt(gap));
     }
 }
 
@@ -74,19 +74,20 @@ fn fill(frames: Range<u64>, state: FrameState) {
     }
 }
 
-/// Frees `range` except what is in `used`: up to the first used frame, and then what lies behind it.
-fn free_unused(range: Range<u64>, used: &[Range<u64>]) {
-    if range.is_empty() {
-        return;
-    }
+/// Calls `visit` for each part of `range` that is not in `used`: what lies before the first used range, and then the
+/// gaps of what lies behind it.
+fn for_each_gap(range: Range<u64>, used: &[Range<u64>], visit: &mut impl FnMut(Range<u64>)) {
     let overlaps = |taken: &&Range<u64>| taken.start < range.end && range.start < taken.end;
-    match used.iter().filter(overlaps).min_by_key(|taken| taken.start) {
-        None => machine().allocator.adopt(range),
-        Some(taken) => {
-            machine().allocator.adopt(range.start..taken.start.max(range.start));
-            free_unused(taken.end.min(range.end)..range.end, used);
+    let Some(taken) = used.iter().filter(overlaps).min_by_key(|taken| taken.start) else {
+        if !range.is_empty() {
+            visit(range);
         }
+        return;
+    };
+    if range.start < taken.start {
+        visit(range.start..taken.start);
     }
+    for_each_gap(taken.end.min(range.end)..range.end, used, visit);
 }
 
 /// Applies `change` to a frame for as long as `owner` owns it.
@@ -330,7 +331,24 @@ pub fn unshare(domain: &domain::Domain, frame: MachineFrame) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::TestMachine;
+    use crate::{machine::TestMachine, page_table::test_guest::TestGuest};
+    use std::{vec, vec::Vec};
+
+    fn gaps(range: Range<u64>, used: &[Range<u64>]) -> Vec<Range<u64>> {
+        let mut gaps = vec![];
+        for_each_gap(range, used, &mut |gap| gaps.push(gap));
+        gaps
+    }
+
+    #[test]
+    fn memory_is_free_but_for_what_is_used() {
+        assert_eq!(gaps(10..20, &[]), [10..20]);
+        assert_eq!(gaps(10..20, &[12..14, 16..18]), [10..12, 14..16, 18..20]);
+        assert_eq!(gaps(10..20, &[16..18, 5..14]), [14..16, 18..20], "in any order, from any start");
+        assert_eq!(gaps(10..20, &[12..15, 14..30]), [10..12], "overlapping");
+        assert_eq!(gaps(10..20, &[0..100]), []);
+        assert_eq!(gaps(10..20, &[0..10, 20..30]), [10..20]);
+    }
 
     #[test]
     fn memory_that_is_in_use_to_its_last_frame_is_not_freed() {
@@ -342,5 +360,38 @@ mod tests {
         assert!(is_io(MachineFrame(0x9f)), "the hole between the ranges");
         assert!(!is_io(MachineFrame(0)), "firmware's memory");
         assert_eq!(owner(MachineFrame(0)), None);
+    }
+
+    #[test]
+    fn a_frame_is_held_by_its_owner_only() {
+        let _machine = TestMachine::new(1024);
+        let (one, other) = (TestGuest::new(1), TestGuest::new(2));
+        let frame = one.frame();
+        assert_eq!(get(frame, other.id()), Err(Errno::EINVAL));
+        assert_eq!(get(MachineFrame(1 << 40), one.id()), Err(Errno::EINVAL));
+        let hypervisors = frame_allocator::allocate_for_hypervisor(0).unwrap();
+        for reserved in [DomainId::XEN, DomainId::IO, DomainId::INVALID, DomainId::SELF] {
+            assert_eq!(get(frame, reserved), Err(Errno::EINVAL));
+            assert_eq!(get(hypervisors, reserved), Err(Errno::EINVAL), "not even in its name");
+        }
+        let held = HeldWritableFrame::get(frame, one.id()).unwrap();
+        assert_eq!(info(frame).unwrap().state().references(), 2);
+        let read = HeldFrame::get(held.frame(), one.id()).unwrap();
+        give_up(&one.domain, frame).unwrap();
+        drop((held, read));
+        assert_eq!(owner(frame), None);
+    }
+
+    #[test]
+    fn numbers_of_frames_are_kept_until_they_are_freed() {
+        let _machine = TestMachine::new(1024);
+        let guest = TestGuest::new(1);
+        let frame = guest.frame();
+        assert_eq!(machine_to_physical(frame), None);
+        set_machine_to_physical(frame, PseudoPhysicalFrame(5));
+        assert_eq!(machine_to_physical(frame), Some(PseudoPhysicalFrame(5)));
+        give_up(&guest.domain, frame).unwrap();
+        assert_eq!(machine_to_physical(frame), None);
+        assert_eq!(machine_to_physical(MachineFrame(u64::MAX)), None);
     }
 }
