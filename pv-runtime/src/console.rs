@@ -291,7 +291,8 @@ impl Log for Logger {
         }
         let time = executor::now();
         print(format_args!(
-            "[{:5}.{:06}] {:5} {}: {}\n",
+            "{}[{:5}.{:06}] {:5} {}: {}\n",
+            author(),
             time.as_secs(),
             time.subsec_micros(),
             record.level(),
@@ -301,6 +302,14 @@ impl Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+/// What a record begins with: on the line that the initial domain shares with the hypervisor, who wrote it.
+fn author() -> &'static str {
+    let shares = |device: &RefCell<Device>| {
+        device.try_borrow().is_ok_and(|device| matches!(*device, Device::Hypervisor(_)))
+    };
+    if DEVICE.with(shares) { "(dom0) " } else { "" }
 }
 
 /// Prints to the console, without ending the line.

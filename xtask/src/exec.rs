@@ -13,9 +13,10 @@
 //! [`SOME_FAILED`]. The frames decide only what is shown where; success is told by that byte, which no command's
 //! output can imitate.
 //!
-//! The hypervisor writes to the same line whenever it likes, even into the middle of what domain 0 is writing. Its
-//! messages are known by how they begin, are taken out, and what they interrupted is joined again. A message that is
-//! seen a *second* time is not the hypervisor speaking but a command that shows its log.
+//! The hypervisor writes to the same line whenever it likes, even into the middle of what domain 0 is writing, and so
+//! does domain 0's own log between a command's lines. Their messages are known by how they begin, are taken out, and
+//! what they interrupted is joined again. A message that is seen a *second* time is not somebody speaking but a command
+//! that shows a log.
 
 use std::collections::HashSet;
 use std::mem;
@@ -29,8 +30,8 @@ pub const PANIC: &str = "WEIR PANIC";
 
 const BEGIN: &str = "@exec-begin ";
 const END: &str = "@exec-end ";
-/// How the hypervisor's messages begin: Weir's, and Xen's for comparison.
-const HYPERVISORS: [&str; 3] = ["(weir) [", "(XEN) ", PANIC];
+/// How messages of a log begin: Weir's, Xen's for comparison, and domain 0's.
+const MESSAGES: [&str; 4] = ["(weir) [", "(XEN) ", PANIC, "(dom0) ["];
 
 /// What a line of the console is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub enum Line {
         /// An unfinished last line of output, often empty.
         output: String,
     },
-    /// Something the machine said: the hypervisor, or domain 0 outside of any command.
+    /// Something the machine said: a message of a log, or domain 0 outside of any command.
     Machine(String),
 }
 
@@ -61,9 +62,9 @@ pub enum Line {
 #[derive(Debug, Default)]
 pub struct Frames {
     current: Option<u32>,
-    /// The hypervisor's messages so far.
+    /// The messages so far.
     said: HashSet<String>,
-    /// The beginning of a line that the hypervisor interrupted.
+    /// The beginning of a line that a message interrupted.
     interrupted: String,
 }
 
@@ -93,9 +94,9 @@ impl Frames {
         }
     }
 
-    /// Splits a line at a new message of the hypervisor's.
+    /// Splits a line at a new message.
     fn interruption<'a>(&self, line: &'a str) -> Option<(&'a str, &'a str)> {
-        let start = HYPERVISORS.iter().filter_map(|beginning| line.find(beginning)).min()?;
+        let start = MESSAGES.iter().filter_map(|beginning| line.find(beginning)).min()?;
         let (before, message) = line.split_at(start);
         (!self.said.contains(message)).then_some((before, message))
     }
@@ -178,6 +179,13 @@ mod tests {
     fn the_hypervisor_may_speak_in_between() {
         let console = "@exec-begin 0 x\na\n(weir) [0001.000000] domain 1 crashed\nb\n@exec-end 0 0\n";
         assert_eq!(shown(console), ["a", "b"]);
+    }
+
+    #[test]
+    fn domain_0s_log_is_no_commands_output() {
+        let console =
+            "@exec-begin 0 destroy a\n(dom0) [    0.605433] INFO  toolstack: a is gone\nok\n@exec-end 0 0\n";
+        assert_eq!(shown(console), ["ok"]);
     }
 
     #[test]
