@@ -69,6 +69,8 @@ pub fn machine(machine: &SysctlPhysinfo, hypervisor: &Hypervisor, dom0: &Dom0) -
         ("virt_caps", capabilities(machine.capabilities)),
         ("total_memory", format!("{}", machine.total_pages / PAGES_PER_MIB)),
         ("free_memory", format!("{}", machine.free_pages / PAGES_PER_MIB)),
+        // To the page, so that it can be seen whether all came back.
+        ("free_pages", format!("{}", machine.free_pages)),
         ("outstanding_claims", format!("{}", machine.outstanding_pages / PAGES_PER_MIB)),
         ("xen_major", format!("{major}")),
         ("xen_minor", format!("{minor}")),
