@@ -77,12 +77,12 @@ fn fill(frames: Range<u64>, state: FrameState) {
 /// Calls `visit` for each part of `range` that is not in `used`: what lies before the first used range, and then the
 /// gaps of what lies behind it.
 fn for_each_gap(range: Range<u64>, used: &[Range<u64>], visit: &mut impl FnMut(Range<u64>)) {
+    if range.is_empty() {
+        return;
+    }
     let overlaps = |taken: &&Range<u64>| taken.start < range.end && range.start < taken.end;
     let Some(taken) = used.iter().filter(overlaps).min_by_key(|taken| taken.start) else {
-        if !range.is_empty() {
-            visit(range);
-        }
-        return;
+        return visit(range);
     };
     if range.start < taken.start {
         visit(range.start..taken.start);
