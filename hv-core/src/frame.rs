@@ -80,6 +80,9 @@ fn for_each_gap(range: Range<u64>, used: &[Range<u64>], visit: &mut impl FnMut(R
     if range.is_empty() {
         return;
     }
+    if range.is_empty() {
+        return;
+    }
     let overlaps = |taken: &&Range<u64>| taken.start < range.end && range.start < taken.end;
     let Some(taken) = used.iter().filter(overlaps).min_by_key(|taken| taken.start) else {
         return visit(range);
@@ -347,6 +350,7 @@ mod tests {
         assert_eq!(gaps(10..20, &[16..18, 5..14]), [14..16, 18..20], "in any order, from any start");
         assert_eq!(gaps(10..20, &[12..15, 14..30]), [10..12], "overlapping");
         assert_eq!(gaps(10..20, &[0..100]), []);
+        assert_eq!(gaps(10..20, &[15..30]), [10..15], "nothing is left behind a used range that goes on");
         assert_eq!(gaps(10..20, &[0..10, 20..30]), [10..20]);
     }
 
