@@ -10,6 +10,9 @@
 //! A back end may close at any time, ours to follow, and may come back: then all starts anew. One that broke
 //! the rules is not given another chance.
 
+#[cfg(test)]
+mod tests;
+
 use core::error::Error;
 use core::fmt;
 use core::time::Duration;
