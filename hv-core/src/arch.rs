@@ -33,7 +33,7 @@ pub use x86_64::{
     start::cpuid,
     switch::{
         enter_kernel_mode, enter_user_mode, fault_address, forget, load_descriptor_tables, load_page_tables,
-        load_segment_bases,
+        load_segment_bases, store_segment_bases, store_selectors,
     },
     tlb,
 };

@@ -90,7 +90,7 @@ fn software_interrupt(caller: &mut Caller<'_>, error_code: u32) {
         return raise(caller, vector::GENERAL_PROTECTION, error_code);
     }
     caller.context.registers.rip = caller.context.registers.rip.wrapping_add(SOFTWARE_INTERRUPT_LENGTH);
-    enter_handler(caller, &handler, None);
+    enter_handler(caller, &handler, &[]);
 }
 
 /// Page-fault error code: the access came from user mode. A guest's kernel is user mode to the CPU only.
@@ -118,12 +118,13 @@ pub fn raise(caller: &mut Caller<'_>, vector: u8, error_code: u32) {
         report(caller, vector, error_code);
         return lifecycle::crash(caller.domain, "it has no handler for an exception it caused");
     }
-    enter_handler(caller, &handler, has_error_code(vector).then_some(error_code));
+    let details: &[u64] = if has_error_code(vector) { &[u64::from(error_code)] } else { &[] };
+    enter_handler(caller, &handler, details);
 }
 
-fn enter_handler(caller: &mut Caller<'_>, handler: &TrapInfo, error_code: Option<u32>) {
+fn enter_handler(caller: &mut Caller<'_>, handler: &TrapInfo, details: &[u64]) {
     let callback = Callback { address: handler.address, masks_events: handler.flags & TI_MASK_EVENTS != 0 };
-    enter_kernel(caller, callback, error_code);
+    enter_kernel(caller, callback, details);
 }
 
 /// True when the vCPU has events pending and does not mask them.
@@ -138,7 +139,7 @@ pub fn has_deliverable_events(vcpu: &Vcpu) -> bool {
 pub fn deliver_events(caller: &mut Caller<'_>) {
     let callback = caller.context.event_callback;
     if callback.address != 0 && has_deliverable_events(caller.vcpu) {
-        enter_kernel(caller, Callback { masks_events: true, ..callback }, None);
+        enter_kernel(caller, Callback { masks_events: true, ..callback }, &[]);
     }
 }
 
@@ -149,7 +150,7 @@ pub fn system_call(caller: &mut Caller<'_>) {
     if callback.address == 0 {
         return raise(caller, vector::INVALID_OPCODE, 0);
     }
-    enter_kernel(caller, callback, None);
+    enter_kernel(caller, callback, &[]);
 }
 
 /// Length of the SYSCALL instruction.
@@ -163,20 +164,21 @@ pub fn compatibility_system_call(caller: &mut Caller<'_>) {
     raise(caller, vector::INVALID_OPCODE, 0);
 }
 
-/// The return to the guest faulted: its own selectors or addresses were bad.
+/// The return to the guest faulted: its own selectors or addresses were bad. The handler finds the data selectors
+/// that are in force, and then the frame that was refused.
 pub fn failed_return(caller: &mut Caller<'_>) {
     let callback = caller.context.failsafe_callback;
     if callback.address == 0 {
         return lifecycle::crash(caller.domain, "it returns to a bad frame and has no failsafe handler");
     }
-    let registers = &mut caller.context.registers;
-    registers.cs = FLAT_KERNEL_CS;
-    registers.ss = FLAT_KERNEL_SS;
-    enter_kernel(caller, callback, None);
+    arch::store_selectors(caller.context);
+    let CpuUserRegs { ds, es, fs, gs, .. } = caller.context.registers;
+    enter_kernel(caller, callback, &[ds, es, fs, gs].map(u64::from));
 }
 
-/// Pushes the interrupted state on the guest kernel's stack and continues at `callback`.
-fn enter_kernel(caller: &mut Caller<'_>, callback: Callback, error_code: Option<u32>) {
+/// Pushes the interrupted state on the guest kernel's stack, with the `details` that the kind of entry has, and
+/// continues at `callback`.
+fn enter_kernel(caller: &mut Caller<'_>, callback: Callback, details: &[u64]) {
     let mask = caller.vcpu.info().map(|info| info.upcall_mask());
     let saved_mask = mask.map_or(0, |mask| mask.load(Ordering::Relaxed));
     let was_in_kernel = caller.context.in_kernel;
@@ -185,7 +187,7 @@ fn enter_kernel(caller: &mut Caller<'_>, callback: Callback, error_code: Option<
     if !was_in_kernel {
         arch::enter_kernel_mode(caller.context);
     }
-    match push(top, &caller.context.registers, error_code, frame) {
+    match push(top, &caller.context.registers, details, frame) {
         Ok(stack) => continue_at(caller.context, callback.address, stack),
         Err(_) => return lifecycle::crash(caller.domain, "its kernel stack cannot be written"),
     }
@@ -203,18 +205,16 @@ fn interrupted_frame(registers: &CpuUserRegs, in_kernel: bool, mask: u8) -> [u64
     [registers.rip, selector, flags, registers.rsp, u64::from(registers.ss)]
 }
 
-/// Pushes rcx, r11, an error code if there is one, and the frame; returns the new stack pointer.
-fn push(top: u64, registers: &CpuUserRegs, error_code: Option<u32>, frame: [u64; 5]) -> Result<u64, Errno> {
-    let mut words = [0; 8];
-    words[0] = registers.rcx;
-    words[1] = registers.r11;
-    let mut count = 2;
-    if let Some(code) = error_code {
-        words[count] = u64::from(code);
-        count += 1;
-    }
-    words[count..count + 5].copy_from_slice(&frame);
-    count += 5;
+/// Most words that one kind of entry adds to the frame: the selectors of a failed return.
+const MOST_DETAILS: usize = 4;
+
+/// Pushes, from the top down, the frame, the details, r11 and rcx; returns the new stack pointer.
+fn push(top: u64, registers: &CpuUserRegs, details: &[u64], frame: [u64; 5]) -> Result<u64, Errno> {
+    let mut words = [0; 2 + MOST_DETAILS + 5];
+    let count = 2 + details.len() + frame.len();
+    words[..2].copy_from_slice(&[registers.rcx, registers.r11]);
+    words[2..count - frame.len()].copy_from_slice(details);
+    words[count - frame.len()..count].copy_from_slice(&frame);
     let stack = (top & !0xf).wrapping_sub(count as u64 * 8);
     guest_access::write_bytes(stack, zerocopy::IntoBytes::as_bytes(&words[..count]))?;
     Ok(stack)
@@ -315,4 +315,82 @@ pub fn set_handler(context: &mut Context, handler: TrapInfo) {
 /// True for an address the hypervisor may enter a guest at.
 pub fn is_guest_code(address: u64) -> bool {
     is_canonical(address) && !crate::layout::is_hypervisor_address(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        direct_map,
+        layout::PAGE_SIZE,
+        page_table::{
+            Entry,
+            test_guest::{RW, write},
+        },
+        test_support::{Guest, machine_of},
+    };
+    use hypercall_abi::{MachineFrame, arch_x86::FLAT_RING3_CS64};
+    use std::vec::Vec;
+
+    /// Where the guest of these tests has its stack, and where its handler would be.
+    const STACK: u64 = 4 * PAGE_SIZE;
+    const HANDLER: u64 = 0x7000;
+
+    /// A guest whose page below [`STACK`] is a stack.
+    fn guest_with_stack() -> (Guest, MachineFrame) {
+        let guest = Guest::new(1);
+        let stack = guest.inner.frame();
+        write(guest.branch.l1, 3, Entry::new(stack, RW));
+        (guest, stack)
+    }
+
+    /// The last `count` words of the stack.
+    fn top_words(stack: MachineFrame, count: usize) -> Vec<u64> {
+        let words = &direct_map::words(stack)[512 - count..];
+        words.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+    }
+
+    #[test]
+    fn a_failed_return_shows_the_selectors_and_what_was_refused() {
+        let _machine = machine_of(256);
+        let (guest, stack) = guest_with_stack();
+        guest.as_caller(|caller| {
+            caller.context.failsafe_callback = Callback { address: HANDLER, masks_events: true };
+            caller.context.registers = CpuUserRegs {
+                rcx: 1,
+                r11: 2,
+                ds: 3,
+                es: 4,
+                fs: 5,
+                gs: 6,
+                rip: 0x8000_0000_0000,
+                cs: 0xe00b,
+                rflags: 0x202,
+                rsp: STACK,
+                ss: 0x1237,
+                ..zerocopy::FromZeros::new_zeroed()
+            };
+            failed_return(caller);
+            let registers = &caller.context.registers;
+            assert_eq!((registers.rip, registers.cs), (HANDLER, FLAT_RING3_CS64));
+            assert_eq!(registers.rsp, STACK - 11 * 8);
+        });
+        let masked = 1 << 32;
+        let refused = [0x8000_0000_0000, 0xe008 | masked, 0x2, STACK, 0x1237];
+        assert_eq!(top_words(stack, 11), [&[1, 2, 3, 4, 5, 6][..], &refused].concat());
+    }
+
+    #[test]
+    fn an_exception_shows_its_error_code_and_no_selectors() {
+        let _machine = machine_of(256);
+        let (guest, stack) = guest_with_stack();
+        guest.as_caller(|caller| {
+            caller.context.traps[13] = TrapInfo { vector: 13, address: HANDLER, ..TrapInfo::default() };
+            let registers = &mut caller.context.registers;
+            (registers.rcx, registers.r11, registers.rip, registers.rsp) = (1, 2, 0x1234, STACK);
+            raise(caller, 13, 0x18);
+            assert_eq!(caller.context.registers.rsp, STACK - 8 * 8);
+        });
+        assert_eq!(top_words(stack, 8)[..4], [1, 2, 0x18, 0x1234]);
+    }
 }

@@ -70,13 +70,14 @@ event_upcall:
 
 # ---- Failsafe callback: the hypervisor could not load a saved segment selector ---------------------------
 #
-# This kernel never loads one, so this is a fault like others: ds, es, fs, gs, then the frame of a trap.
+# This kernel never loads one, so this is a fault like others, with four words more in its frame: rcx, r11, ds,
+# es, fs, gs, then what could not be returned to.
 
 .global failsafe_callback
 failsafe_callback:
-    add rsp, 32
     pop rcx
     pop r11
+    add rsp, 32
     push 0
     push 255
     jmp trap_common

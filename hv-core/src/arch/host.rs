@@ -41,6 +41,12 @@ pub fn load_descriptor_tables(_context: &Context) {}
 /// Segment bases are not looked at here.
 pub fn load_segment_bases(_context: &Context) {}
 
+/// Segment bases are not looked at here.
+pub fn store_segment_bases(_context: &mut Context) {}
+
+/// Selectors are never loaded here: the context has them already.
+pub fn store_selectors(_context: &mut Context) {}
+
 /// No descriptor is loaded here, so no selector has a base.
 pub fn segment_base_of(_context: &Context, _selector: u16) -> Option<u64> {
     None

@@ -264,6 +264,11 @@ fn idle(cpu: &Cpu) {
 fn store(vcpu: &Vcpu, context: &mut Context) {
     fpu::save(vcpu, context);
     store_segment_bases(context);
+    store_selectors(context);
+}
+
+/// Takes over the data selectors that the guest has loaded.
+pub fn store_selectors(context: &mut Context) {
     // SAFETY: reads selector registers.
     unsafe {
         core::arch::asm!("mov {0:x}, ds", out(reg) context.registers.ds, options(nomem, nostack, preserves_flags));
@@ -320,7 +325,7 @@ pub fn load_segment_bases(context: &Context) {
 }
 
 /// Takes over bases that the guest changed by loading a selector.
-fn store_segment_bases(context: &mut Context) {
+pub fn store_segment_bases(context: &mut Context) {
     // SAFETY: reads registers that every 64-bit CPU has.
     let (fs, gs) =
         unsafe { (x86::msr::rdmsr(x86::msr::IA32_FS_BASE), x86::msr::rdmsr(x86::msr::IA32_GS_BASE)) };
