@@ -45,6 +45,16 @@ pub fn page_count() -> PageCount {
     frames::count()
 }
 
+/// The machine frames of all of the domain's memory. A host has none.
+pub fn own_frames() -> impl Iterator<Item = MachineFrame> {
+    frames::all()
+}
+
+/// The fourth-level page table, which the domain builder made. A host has none.
+pub fn root_table() -> Option<MachineFrame> {
+    frames::root_table()
+}
+
 #[cfg(target_os = "none")]
 mod startup {
     #![expect(unsafe_code, reason = "passes start-up's promises on")]

@@ -56,6 +56,10 @@ mod domain {
     }
 
     kernel_local! {
+        static ROOT: Cell<PseudoPhysicalFrame> = Cell::new(PseudoPhysicalFrame(0));
+    }
+
+    kernel_local! {
         static FREE: RefCell<Option<PageRuns<&'static mut [u64]>>> = RefCell::new(None);
     }
 
@@ -64,6 +68,7 @@ mod domain {
         let frames = window.machine_frames;
         MACHINE_FRAMES.with(|cell| cell.set(frames));
         TABLES.with(|cell| cell.set(Some(window.tables)));
+        ROOT.with(|cell| cell.set(window.root));
         let [before, after] = window.free.clone();
         let bitmap_pages = (words_for(frames.len()) * 8).div_ceil(PAGE_SIZE) as u64;
         let bitmap = window_address(PseudoPhysicalFrame(after.start)) as *mut u64;
@@ -115,6 +120,17 @@ mod domain {
     fn machine_frame(frame: PseudoPhysicalFrame) -> Option<MachineFrame> {
         let machine = *MACHINE_FRAMES.with(Cell::get).get(frame.0 as usize)?;
         (machine != u64::MAX).then_some(MachineFrame(machine))
+    }
+
+    /// The machine frames of all of the domain's memory.
+    pub(in super::super) fn all() -> impl Iterator<Item = MachineFrame> {
+        let frames = MACHINE_FRAMES.with(Cell::get).iter().copied();
+        frames.filter(|machine| *machine != u64::MAX).map(MachineFrame)
+    }
+
+    /// The fourth-level table.
+    pub(in super::super) fn root_table() -> Option<MachineFrame> {
+        machine_frame(ROOT.with(Cell::get))
     }
 
     /// The second-level table of the mappings.
@@ -180,5 +196,13 @@ mod host {
 
     pub(in super::super) fn count() -> PageCount {
         PageCount { total: 0, free: 0 }
+    }
+
+    pub(in super::super) fn all() -> impl Iterator<Item = MachineFrame> {
+        core::iter::empty()
+    }
+
+    pub(in super::super) fn root_table() -> Option<MachineFrame> {
+        None
     }
 }

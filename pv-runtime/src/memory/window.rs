@@ -63,6 +63,8 @@ pub(super) struct Window {
     pub(super) free: [Range<u64>; 2],
     /// The page tables of the window and the second-level table of the mappings.
     pub(super) tables: WindowTables,
+    /// The fourth-level table.
+    pub(super) root: PseudoPhysicalFrame,
 }
 
 /// Builds the window. On an error start-up cannot go on.
@@ -102,6 +104,7 @@ pub(super) unsafe fn build(info: &StartInfo, image: &Image) -> Result<Window, Er
         machine_frames,
         free: [0..image.frames().start, builder.tables.end().0..info.nr_pages],
         tables: builder.tables,
+        root,
     })
 }
 
