@@ -19,7 +19,7 @@ use super::Admin;
 use super::command::{Command, StoreCommand, help};
 use super::output::{self, Dom0, Hypervisor};
 use super::store_tree;
-use crate::console::{GuestConsole, run_command};
+use crate::console::{GuestConsole, harmless_lines, run_command};
 use crate::toolstack::{Guest, ShutdownRequest, control};
 
 /// How long guests may take to end when the machine is to be switched off.
@@ -153,9 +153,7 @@ impl Admin {
 
     fn tail(&self, name: &str, lines: usize) -> Outcome {
         let text = self.console(name)?.last_lines(lines);
-        for line in String::from_utf8_lossy(&text).lines() {
-            println!("{}", line.trim_end_matches('\r'));
-        }
+        harmless_lines(&text).iter().for_each(|line| println!("{line}"));
         Ok(())
     }
 

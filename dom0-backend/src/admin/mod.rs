@@ -1,7 +1,7 @@
 //! The administrator's side: commands, typed at dom0's prompt or given in the boot archive.
 //!
 //! [`command`] says what a line means, [`editor`] how it is typed, [`output`] how answers look; all of that is
-//! pure. [`execute`] does it. A command prints, and ends with a status that is zero for success.
+//! pure. `execute` does it. A command prints, and ends with a status that is zero for success.
 
 pub mod command;
 pub mod editor;

@@ -13,6 +13,8 @@ mod session;
 
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use hashbrown::HashMap;
@@ -21,6 +23,13 @@ use hypercall_abi::{DomainId, Port};
 pub use guest::{ConsoleError, GuestConsole, InputFull};
 pub use scrollback::Scrollback;
 pub use session::{SessionError, run_command};
+
+/// What a guest printed, line by line, without what could make a terminal do more than show it.
+pub fn harmless_lines(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let shown = |character: &char| !character.is_control() || *character == '\t';
+    text.lines().map(|line| line.chars().filter(shown).collect()).collect()
+}
 
 /// Consoles of guests that have ended, which are kept.
 const KEPT: usize = 8;
@@ -64,5 +73,16 @@ impl Consoles {
         if ended.len() > KEPT {
             ended.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_cannot_command_the_terminal() {
+        assert_eq!(harmless_lines(b"a\tb\r\n\x1b[2Jc\x07\xff\r\nd"), ["a\tb", "[2Jc\u{fffd}", "d"]);
+        assert!(harmless_lines(b"").is_empty());
     }
 }

@@ -18,6 +18,7 @@ use core::time::Duration;
 use pv_runtime::executor::timeout;
 
 use super::guest::GuestConsole;
+use super::harmless_lines;
 
 /// What a line of commands begins with.
 const RUN: &str = "@run ";
@@ -91,7 +92,7 @@ impl Progress {
                 self.worst = self.worst.max(status);
                 Heard::Nothing
             }
-            None => Heard::Output(format!("{line}\n")),
+            None => Heard::Output(harmless_lines(line.as_bytes()).concat() + "\n"),
         }
     }
 }

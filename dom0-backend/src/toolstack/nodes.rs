@@ -109,9 +109,14 @@ fn write_home(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     home.write("store/port", built.store.1)?;
     home.write("control/platform-feature-multiprocessor-suspend", 0)?;
     home.write("control/platform-feature-xs_reset_watches", 1)?;
-    for key in
-        ["control/shutdown", "control/feature-poweroff", "control/feature-reboot", "control/sysrq", "data"]
-    {
+    for key in [
+        "control/shutdown",
+        "control/feature-poweroff",
+        "control/feature-reboot",
+        "control/feature-suspend",
+        "control/sysrq",
+        "data",
+    ] {
         home.write_for_guest(key, guest)?;
     }
     home.write_for_guest("device/suspend/event-channel", guest)

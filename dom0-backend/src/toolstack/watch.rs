@@ -1,7 +1,6 @@
 //! Watching over guests: the hypervisor says that *some* domain has ended, and it is looked which one, and why.
 
 use alloc::rc::Rc;
-use alloc::string::String;
 
 use hypercall_abi::Errno;
 use hypercall_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_WATCHDOG};
@@ -12,6 +11,7 @@ use pv_runtime::executor::spawn;
 use super::configuration::{GuestConfiguration, Reaction};
 use super::guest::{Guest, Stage};
 use super::{Toolstack, control};
+use crate::console::harmless_lines;
 
 /// Lines of a crashed guest's console that are shown.
 const LAST_LINES: usize = 12;
@@ -114,10 +114,9 @@ impl Toolstack {
     fn show_last_lines(&self, guest: &Guest) {
         let Some(console) = self.consoles.of(guest.domain) else { return };
         console.catch_up();
-        let lines = String::from_utf8_lossy(&console.last_lines(LAST_LINES)).into_owned();
         pv_runtime::println!("{} crashed. Its last lines:", guest.name());
-        for line in lines.lines() {
-            pv_runtime::println!("  {}", line.trim_end_matches('\r'));
+        for line in harmless_lines(&console.last_lines(LAST_LINES)) {
+            pv_runtime::println!("  {line}");
         }
     }
 }
