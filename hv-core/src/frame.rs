@@ -344,6 +344,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
     fn memory_is_free_but_for_what_is_used() {
         assert_eq!(gaps(10..20, &[]), [10..20]);
         assert_eq!(gaps(10..20, &[12..14, 16..18]), [10..12, 14..16, 18..20]);

@@ -89,7 +89,7 @@ impl Batch {
         }
         if outcome == Err(HypercallError::Restart) {
             caller.set_argument(0, self.requests + self.completed * size);
-            caller.set_argument(1, self.count - self.completed | CONTINUED);
+            caller.set_argument(1, (self.count - self.completed) | CONTINUED);
         }
         outcome.map(|()| 0)
     }

@@ -176,7 +176,7 @@ fn memory_that_is_no_table_is_written_like_any() {
     assert_eq!(running.mmu_update(&[request(page, 8, value)], SELF).0, Ok(0));
     assert_eq!((read(page, 8), info(page).unwrap().state().frame_type()), (value, FrameType::None));
     assert_eq!(running.mmu_update(&[request(other.frame(), 8, value)], SELF).0, failed(Errno::EINVAL));
-    let outside = MmuUpdate { ptr: u64::MAX & !3, val: 0 };
+    let outside = MmuUpdate { ptr: !3, val: 0 };
     assert_eq!(running.mmu_update(&[outside], SELF).0, failed(Errno::EINVAL));
 }
 

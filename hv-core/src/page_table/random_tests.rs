@@ -413,7 +413,7 @@ fn work_on_tables(guest: &TestGuest, pool: &[MachineFrame], seed: u64) {
         let mut pick = || pool[random(&mut seed) % pool.len()];
         let (table, frame) = (pick(), pick());
         let (what, level) = (random(&mut seed) % 8, (random(&mut seed) % 4 + 1) as u8);
-        let entry = Entry::new(frame, if random(&mut seed) % 2 == 0 { RW } else { RO });
+        let entry = Entry::new(frame, if random(&mut seed).is_multiple_of(2) { RW } else { RO });
         let budget = 1 + random(&mut seed) as u32 % 2000;
         let Ok(mut session) = TableSession::open(&guest.domain, budget) else { continue };
         match what {

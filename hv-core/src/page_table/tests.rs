@@ -223,7 +223,7 @@ fn a_table_has_one_level() {
 #[test]
 fn the_hypervisors_slots_are_its_own() {
     let _machine = TestMachine::new(FRAMES);
-    set_hypervisor_slots(&core::array::from_fn(|slot| 0x1000 * slot as u64 | 1));
+    set_hypervisor_slots(&core::array::from_fn(|slot| (0x1000 * slot as u64) | 1));
     let guest = TestGuest::new(1);
     let branch = guest.branch();
     write(branch.l4, 256, Entry::new(guest.frame(), RW));
@@ -674,7 +674,7 @@ fn walks_survive_whatever_they_read() {
     assert_eq!(locate_entry(branch.l4, 0xffff_8000_0000_0000), Err(Errno::EINVAL));
     assert_eq!(locate_entry(branch.l4, 0x8000_0000_0000_0000), Err(Errno::EINVAL), "not canonical");
     assert_eq!(locate_entry(MachineFrame(u64::MAX >> 12), 0x5000), Err(Errno::EINVAL));
-    write(branch.l2, 0, Entry(!0 & !Entry::LARGE));
+    write(branch.l2, 0, Entry(!Entry::LARGE));
     assert_eq!(locate_entry(branch.l4, 0x5000), Err(Errno::EINVAL));
 }
 

@@ -12,7 +12,7 @@ use crate::{
     frame::{self, FrameState, FrameType, info},
     hypercall::HypercallError,
 };
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use hypercall_abi::{Errno, MachineFrame};
 
 /// What checking a whole table of level 1 counts for in a budget: its entries are quick.
@@ -109,8 +109,8 @@ impl TableSession<'_> {
     fn validate(&mut self, table: MachineFrame, level: u8) -> Result<(), HypercallError> {
         let words = direct_map::words(table);
         let progress = info(table).map_or(0, |info| info.state().progress());
-        for index in progress..ENTRIES {
-            let outcome = self.spend(1).and_then(|()| self.validate_entry(&words[index], level, index));
+        for (index, word) in words.iter().enumerate().skip(progress) {
+            let outcome = self.spend(1).and_then(|()| self.validate_entry(word, level, index));
             if let Err(error) = outcome {
                 self.set_state(table, |state| state.with_progress(index));
                 if error != HypercallError::Restart {
@@ -126,12 +126,7 @@ impl TableSession<'_> {
         Ok(())
     }
 
-    fn validate_entry(
-        &mut self,
-        word: &core::sync::atomic::AtomicU64,
-        level: u8,
-        index: usize,
-    ) -> Result<(), HypercallError> {
+    fn validate_entry(&mut self, word: &AtomicU64, level: u8, index: usize) -> Result<(), HypercallError> {
         let entry = Entry(word.load(Ordering::Relaxed));
         if !entry.is_present() || is_hypervisor_slot(level, index) {
             return Ok(());
