@@ -10,3 +10,4 @@
 pub mod pci;
 pub mod virtio;
 pub mod virtio_blk;
+pub mod virtio_net;

@@ -9,6 +9,8 @@ pub mod backend;
 pub mod block;
 pub mod console;
 pub mod driver;
+#[cfg(target_os = "none")]
+pub mod machine;
 pub mod net;
 pub mod store;
 pub mod store_service;

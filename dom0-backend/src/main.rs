@@ -8,6 +8,7 @@ use alloc::rc::Rc;
 
 use dom0_backend::admin::{Admin, run_script, talk};
 use dom0_backend::archive::{self, Archive};
+use dom0_backend::machine::{Devices, check_disk, start_devices};
 use dom0_backend::store_service::StoreService;
 use dom0_backend::toolstack::{GuestConfiguration, Inventory, Toolstack, look_after_guests};
 use pv_runtime::executor::spawn;
@@ -19,7 +20,11 @@ async fn main(info: &'static BootInfo) {
     let archive = open_archive(info);
     let script = archive.file(archive::EXEC).and_then(|bytes| core::str::from_utf8(bytes).ok());
     let service = StoreService::new();
-    let inventory = Inventory::default();
+    let devices = start_machine(info).await;
+    let inventory = Inventory {
+        disks: devices.disks.iter().map(|disk| disk.name.clone()).collect(),
+        has_switch: devices.switch.is_some(),
+    };
     let toolstack = Toolstack::new(service, archive, inventory);
     if let Err(error) = toolstack.introduce_dom0(info.memory_pages) {
         println!("error: the store does not take what is to be said of dom0: {error}");
@@ -37,6 +42,22 @@ async fn main(info: &'static BootInfo) {
             }
         }
     }
+}
+
+/// The machine's devices; none of them if the hypervisor does not let us.
+async fn start_machine(info: &BootInfo) -> Devices {
+    let devices = start_devices().await.unwrap_or_else(|errno| {
+        println!("error: the machine's devices cannot be reached: {errno}");
+        Devices::default()
+    });
+    if info.flag("check-disks") {
+        for disk in &devices.disks {
+            if let Err(error) = check_disk(disk).await {
+                println!("error: {} cannot be read: {error}", disk.name);
+            }
+        }
+    }
+    devices
 }
 
 /// The boot archive; one that is damaged is none.

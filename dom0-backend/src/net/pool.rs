@@ -43,6 +43,7 @@ impl<T: Default> Pool<T> {
     }
 
     /// How many values are in use.
+    #[cfg(test)]
     pub fn in_use(&self) -> usize {
         self.items.len() - self.free.len()
     }

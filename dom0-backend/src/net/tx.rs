@@ -184,6 +184,7 @@ impl TxPacket {
     }
 
     /// Slots that want an answer.
+    #[cfg(test)]
     pub fn slots(&self) -> usize {
         self.slices.len() + usize::from(self.extras)
     }

@@ -179,6 +179,7 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
     }
 
     /// Packets whose slots have no answer yet.
+    #[cfg(test)]
     pub fn packets_in_use(&self) -> usize {
         self.packets.in_use()
     }

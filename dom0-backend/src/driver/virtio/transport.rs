@@ -139,7 +139,8 @@ impl<R: Registers> Transport<R> {
         Ok(agreed)
     }
 
-    fn offered_features(&self) -> u64 {
+    /// The features that the device offers.
+    pub fn offered_features(&self) -> u64 {
         let half = |select| {
             self.common.write_u32(common::DEVICE_FEATURE_SELECT, select);
             u64::from(self.common.read_u32(common::DEVICE_FEATURE))

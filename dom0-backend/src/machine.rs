@@ -1,0 +1,179 @@
+//! The machine's devices, found and started: disks that guests can be given parts of, and the interface that the
+//! switch sends and receives by.
+//!
+//! A device that cannot be started is passed over with a message; the others work without it.
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::sync::atomic::Ordering;
+
+use hypercall_abi::Errno;
+use pv_runtime::event_channel::EventChannel;
+use pv_runtime::executor::{Either, now, select, select3, spawn, yield_now};
+use pv_runtime::grant::{CopyBatch, GrantMapping};
+use pv_runtime::memory::{PageRun, SharedMemory};
+
+use crate::block::{BlockDevice, IoError, Operation, SECTOR_SIZE, transfer};
+use crate::driver::pci::{Address, ConfigPorts, Interrupt, Msix, bind_interrupts, report, scan};
+use crate::driver::virtio::{DeviceKind, MappedRegisters, SetupError, connect};
+use crate::driver::virtio_blk::{self, VirtioBlk};
+use crate::driver::virtio_net::{self, VirtioNet};
+use crate::net::{Channel, Interface, Platform, Switch};
+
+/// Pages for frames: what the interface receives into, and as many again for frames to be sent.
+const FRAME_BUFFERS: usize = 1024;
+
+/// Pages that are read when a disk is checked.
+const CHECKED_PAGES: usize = 16;
+
+/// What the switch is made of on the machine.
+pub enum Machine {}
+
+impl Platform for Machine {
+    type Ring = GrantMapping;
+    type Channel = Rc<EventChannel>;
+    type Copy = CopyBatch;
+    type Interface = VirtioNet<MappedRegisters>;
+}
+
+impl Channel for Rc<EventChannel> {
+    #[inline]
+    fn notify(&self) {
+        // Fails only if the guest closed its end, and then it misses nothing.
+        let _ = EventChannel::notify(self);
+    }
+}
+
+/// The switch of the machine.
+pub type MachineSwitch = Rc<RefCell<Switch<Machine>>>;
+
+/// A disk of the machine.
+#[derive(Clone)]
+pub struct Disk {
+    /// What it is called: `disk0` and so on.
+    pub name: String,
+    /// The disk.
+    pub device: Rc<dyn BlockDevice>,
+}
+
+/// What was found and works.
+#[derive(Default)]
+pub struct Devices {
+    /// The disks, in the order in which they are plugged in.
+    pub disks: Vec<Disk>,
+    /// The switch, if the machine has an interface for it.
+    pub switch: Option<MachineSwitch>,
+}
+
+/// Finds the machine's devices, tells the hypervisor of them, and starts those that there are drivers for.
+///
+/// # Errors
+///
+/// [`Errno`] if the hypervisor lets us at no devices at all.
+pub async fn start_devices() -> Result<Devices, Errno> {
+    let config = ConfigPorts::open()?;
+    let mut devices = Devices::default();
+    for function in scan(&config) {
+        if let Err(errno) = report(function.address) {
+            log::debug!("{}: not taken note of by the hypervisor: {errno}", function.address);
+        }
+        let started = match DeviceKind::of(&function) {
+            Some(DeviceKind::BLOCK) => start_disk(&config, function.address, &mut devices).await,
+            Some(DeviceKind::NETWORK) => start_interface(&config, function.address, &mut devices),
+            _ => continue,
+        };
+        if let Err(error) = started {
+            log::error!("{}: not started: {error}", function.address);
+        }
+    }
+    Ok(devices)
+}
+
+/// Reads the first sectors of a disk and says what they add up to, so that somebody who knows what is on the disk
+/// can tell whether it works.
+///
+/// # Errors
+///
+/// [`IoError`].
+pub async fn check_disk(disk: &Disk) -> Result<(), IoError> {
+    let memory = PageRun::new(CHECKED_PAGES).map_err(|_| IoError::Device)?;
+    let (result, memory) = transfer(&*disk.device, Operation::Read, 0, memory).await;
+    result?;
+    let sum = memory.bytes().iter().map(|byte| u64::from(byte.load(Ordering::Relaxed))).sum::<u64>();
+    log::info!("{}: the bytes of its first {} sum up to {sum}", disk.name, memory.size());
+    Ok(())
+}
+
+/// The interrupts of a device, one for each use or fewer.
+fn interrupts(config: &ConfigPorts, address: Address, uses: u16) -> Result<Vec<Rc<Interrupt>>, SetupError> {
+    let msix = Msix::find(config, address).ok_or(SetupError::NoInterrupt)?;
+    let bound = bind_interrupts(config, address, &msix, uses)?;
+    Ok(bound.into_iter().map(Rc::new).collect())
+}
+
+/// The table entry for use `index` when there are `count` entries: its own, or the last for all that lack one.
+fn entry(index: usize, count: usize) -> u16 {
+    index.min(count.saturating_sub(1)) as u16
+}
+
+async fn start_disk(config: &ConfigPorts, address: Address, devices: &mut Devices) -> Result<(), SetupError> {
+    let interrupts = interrupts(config, address, 2)?;
+    let transport = connect(config, address)?;
+    let vectors = virtio_blk::Vectors { configuration: 0, requests: entry(1, interrupts.len()) };
+    let disk = Rc::new(VirtioBlk::start(transport, vectors)?);
+    spawn(serve_disk(Rc::clone(&disk), interrupts));
+    let name = format!("disk{}", devices.disks.len());
+    let geometry = disk.geometry();
+    let identity = disk.identify().await.unwrap_or_default();
+    let megabytes = geometry.sectors / (1024 * 1024 / u64::from(SECTOR_SIZE));
+    let access = if geometry.is_read_only { "read-only" } else { "read and write" };
+    log::info!("{name} at {address}: {megabytes} MiB, {access}, {identity:?}");
+    devices.disks.push(Disk { name, device: disk });
+    Ok(())
+}
+
+async fn serve_disk(disk: Rc<VirtioBlk<MappedRegisters>>, interrupts: Vec<Rc<Interrupt>>) {
+    let (Some(first), Some(last)) = (interrupts.first(), interrupts.last()) else { return };
+    loop {
+        if let Either::First(()) = select(first.wait(), last.wait()).await {
+            disk.check_health();
+        }
+        disk.take_completions();
+    }
+}
+
+fn start_interface(config: &ConfigPorts, address: Address, devices: &mut Devices) -> Result<(), SetupError> {
+    if devices.switch.is_some() {
+        log::warn!("{address}: a second network interface is not used");
+        return Ok(());
+    }
+    let interrupts = interrupts(config, address, 3)?;
+    let transport = connect(config, address)?;
+    let count = interrupts.len();
+    let vectors = virtio_net::Vectors { configuration: 0, receive: entry(1, count), send: entry(2, count) };
+    let interface = VirtioNet::start(transport, vectors)?;
+    let state = if interface.link_is_up() { "up" } else { "down" };
+    log::info!("network interface at {address}: {}, link {state}", interface.address());
+    let mut switch = Switch::new(CopyBatch::new(), FRAME_BUFFERS);
+    switch.set_interface(interface);
+    let switch = Rc::new(RefCell::new(switch));
+    spawn(serve_interface(Rc::clone(&switch), interrupts));
+    devices.switch = Some(switch);
+    Ok(())
+}
+
+async fn serve_interface(switch: MachineSwitch, interrupts: Vec<Rc<Interrupt>>) {
+    let count = interrupts.len();
+    let bell = Rc::clone(switch.borrow().interface_bell());
+    let (receive, send) =
+        (&interrupts[usize::from(entry(1, count))], &interrupts[usize::from(entry(2, count))]);
+    loop {
+        while switch.borrow_mut().serve_interface(now()).has_more {
+            yield_now().await;
+        }
+        select3(receive.wait(), send.wait(), bell.wait()).await;
+    }
+}
