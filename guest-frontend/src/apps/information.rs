@@ -1,5 +1,8 @@
 //! What there is: memory, devices, and what went through them.
 
+use alloc::format;
+use alloc::string::String;
+
 use pv_runtime::event_channel;
 use pv_runtime::grant::grants_in_use;
 use pv_runtime::memory::page_count;
@@ -30,9 +33,10 @@ pub(super) fn print(machine: &Machine) {
 
 fn print_network(stack: &Stack) {
     let port = stack.port();
+    let ethernet = colons(port.address().0);
     match stack.address() {
-        Some(address) => println!("network: {}, {address}", port.address()),
-        None => println!("network: {}, no address", port.address()),
+        Some(address) => println!("network: {ethernet}, {address}"),
+        None => println!("network: {ethernet}, no address"),
     }
     let device = port.device();
     let features = device.features();
@@ -66,4 +70,19 @@ fn print_disk(index: usize, named: &NamedDisk) {
         "  {} requests, {} pages, {} notifications",
         counters.requests, counters.pages, counters.notifications
     );
+}
+
+/// An Ethernet address as toolstacks write it.
+fn colons(address: [u8; 6]) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ethernet_address_has_colons() {
+        assert_eq!(colons([0, 0x16, 0x3e, 0, 0xab, 1]), "00:16:3e:00:ab:01");
+    }
 }

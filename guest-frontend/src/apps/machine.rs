@@ -111,7 +111,7 @@ impl Machine {
             && self.expects_network
         {
             match timeout(START_TIME, stack.wait_for_address()).await {
-                Ok(address) => log::info!("network: {address}, {}", stack.port().address()),
+                Ok(address) => log::info!("network: {address}"),
                 Err(_) => log::error!("the network does not come up"),
             }
         }

@@ -17,6 +17,8 @@ use crate::net::NetPort;
 
 /// The first port of those that are for any connection made from here.
 const FIRST_EPHEMERAL_PORT: u16 = 49152;
+/// How often time-outs are looked at while nothing can be sent.
+const BLOCKED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An address with its way to other networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,9 +169,6 @@ impl Stack {
     fn turn(&self) -> Next {
         let Shared { port, configured, .. } = &*self.0;
         let state = &mut *self.0.state.borrow_mut();
-        if !port.is_connected() {
-            return Next::Until(None);
-        }
         let now = now();
         let mut device = port.device();
         if state.connection != port.connections() {
@@ -180,21 +179,23 @@ impl Stack {
         let Some(interface) = &mut state.interface else { return Next::Until(None) };
         device.begin();
         interface.poll(now, &mut *device, &mut state.sockets);
+        let delay = interface.poll_delay(now, &state.sockets).map(Duration::from);
         if state.take_dhcp_event() {
             configured.ring();
         }
         state.bury();
         let needed = device.flush();
-        let (may_wait, starved) = (device.may_wait(), device.is_starved());
+        let may_wait = device.may_wait();
+        let is_blocked = device.is_starved() || !port.is_connected();
         drop(device);
         port.notify(needed);
         if !may_wait {
             return Next::Now;
         }
-        let Some(interface) = &mut state.interface else { return Next::Until(None) };
-        // A socket that lacks room on the ring would like to be polled now; room comes with an event.
-        let delay = interface.poll_delay(now, &state.sockets).filter(|_| !starved);
-        Next::Until(delay.map(|delay| executor::now() + delay.into()))
+        // A socket with something to send asks for a turn at once. Without room on the ring or a back end there
+        // will be an event when that makes sense; until then only time-outs are looked at.
+        let least = if is_blocked { BLOCKED_INTERVAL } else { Duration::ZERO };
+        Next::Until(delay.map(|delay| executor::now() + delay.max(least)))
     }
 }
 
