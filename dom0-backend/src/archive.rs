@@ -51,6 +51,12 @@ impl<'a> Archive<'a> {
         Ok(Self { files: files.collect() })
     }
 
+    /// An archive with one file.
+    #[cfg(test)]
+    pub(crate) fn of(name: &str, content: &'a [u8]) -> Self {
+        Self { files: Vec::from([(String::from(name), content)]) }
+    }
+
     /// A file's content. Of several with the same name the last one counts, as when a tar is unpacked.
     pub fn file(&self, name: &str) -> Option<&'a [u8]> {
         let name = name.trim_start_matches("./");

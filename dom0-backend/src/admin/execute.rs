@@ -266,3 +266,70 @@ fn state_name(number: &str) -> &'static str {
         Some(XenbusState::Unknown) | None => "unknown",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toolstack::{Inventory, tests::toolstack};
+    use alloc::boxed::Box;
+    use pv_runtime::BootInfo;
+    use pv_runtime::executor::testing;
+
+    /// The statuses of lines, one after the other, where there is no hypervisor.
+    fn statuses<const COUNT: usize>(lines: [&'static str; COUNT]) -> [u32; COUNT] {
+        testing::run(async move {
+            let info = Box::leak(Box::new(BootInfo {
+                memory_pages: 1024,
+                command_line: String::new(),
+                module: None,
+                is_initial_domain: true,
+                is_privileged: true,
+                store: None,
+                console: None,
+                domain_id: DomainId::ZERO,
+                hypervisor_version: (4, 17),
+            }));
+            let admin = Admin::new(toolstack(Inventory::default()), info, false);
+            let mut statuses = [0; COUNT];
+            for (status, line) in statuses.iter_mut().zip(lines) {
+                *status = admin.run_line(line).await;
+            }
+            statuses
+        })
+    }
+
+    #[test]
+    fn what_succeeds_has_status_zero() {
+        assert_eq!(
+            statuses(["", "help", "help create", "store ls", "block-list", "network-list", "sleep 3"]),
+            [0; 7]
+        );
+    }
+
+    #[test]
+    fn what_fails_has_another() {
+        let lines = [
+            "nonsense",
+            "help nonsense",
+            "destroy web",
+            "console web --tail",
+            "send web x",
+            "guest-run web x",
+        ];
+        assert_eq!(statuses(lines), [FAILED; 6]);
+        assert_eq!(statuses(["create web", "list", "info", "dmesg", "perf"]), [FAILED; 5], "no hypervisor");
+    }
+
+    #[test]
+    fn the_store_keeps_what_is_written() {
+        let lines = [
+            "store read /a",
+            "store write /a/b \"c d\"",
+            "store read /a/b",
+            "store rm /a",
+            "store read /a/b",
+            "store rm /none/x",
+        ];
+        assert_eq!(statuses(lines), [FAILED, 0, 0, 0, FAILED, FAILED]);
+    }
+}

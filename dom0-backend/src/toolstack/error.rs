@@ -13,6 +13,8 @@ use crate::store;
 pub enum CreateError {
     /// There is one of this name.
     Exists(String),
+    /// The machine is about to be switched off.
+    Closing,
     /// The boot archive has no such file.
     NoFile {
         /// The file.
@@ -60,6 +62,7 @@ impl fmt::Display for CreateError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exists(name) => write!(formatter, "there is a guest called {name} already"),
+            Self::Closing => formatter.write_str("the machine is about to be switched off"),
             Self::NoFile { name, known } => {
                 write!(formatter, "the boot archive has no file {name:?}; it has: {known}")
             }

@@ -1,7 +1,6 @@
 //! What is done with guests that are there: asking them to end, pausing them, taking them apart.
 
 use alloc::format;
-use alloc::rc::Rc;
 use core::fmt;
 use core::time::Duration;
 
@@ -138,9 +137,10 @@ impl Toolstack {
         }
     }
 
-    /// Ends every guest: asks first, and takes those apart that are still there when the time is up.
+    /// Ends every guest for good: asks first, and takes those apart that are still there when the time is up.
     pub async fn end_all(&self, limit: Duration) {
-        let guests: alloc::vec::Vec<Rc<Guest>> = self.guests();
+        self.is_closing.set(true);
+        let guests = self.guests();
         for guest in &guests {
             let is_able = guest.stage.get() == Stage::Alive && !guest.is_paused.get();
             if is_able && let Err(error) = self.request_shutdown(guest, ShutdownRequest::PowerOff) {

@@ -73,6 +73,8 @@ pub struct Toolstack {
     in_making: RefCell<BTreeSet<String>>,
     /// Guests made so far.
     made: Cell<u64>,
+    /// No more guests are made.
+    is_closing: Cell<bool>,
 }
 
 impl Toolstack {
@@ -88,6 +90,7 @@ impl Toolstack {
             guests: RefCell::default(),
             in_making: RefCell::default(),
             made: Cell::new(0),
+            is_closing: Cell::new(false),
         })
     }
 
@@ -189,6 +192,9 @@ impl Toolstack {
 
     /// Keeps others from making a guest of the same name meanwhile.
     fn reserve<'a>(&'a self, name: &str) -> Result<Reservation<'a>, CreateError> {
+        if self.is_closing.get() {
+            return Err(CreateError::Closing);
+        }
         let is_taken = name == "Domain-0" || self.guests.borrow().values().any(|guest| guest.name() == name);
         if is_taken || !self.in_making.borrow_mut().insert(name.to_owned()) {
             return Err(CreateError::Exists(name.to_owned()));
@@ -261,5 +267,84 @@ struct Reservation<'a> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         self.names.borrow_mut().remove(&self.name);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use alloc::string::ToString;
+    use pv_runtime::executor::testing;
+
+    /// A toolstack without a hypervisor, and with one file that is no kernel.
+    pub fn toolstack(inventory: Inventory) -> Rc<Toolstack> {
+        Toolstack::new(StoreService::new(), Archive::of("notes", b"hello"), inventory)
+    }
+
+    fn create(words: &'static [&'static str]) -> CreateError {
+        testing::run(async {
+            let toolstack = toolstack(Inventory::default());
+            let configuration = GuestConfiguration::parse("web", words.iter().copied()).unwrap();
+            let error = toolstack.create(&configuration).await.map(drop).unwrap_err();
+            assert!(toolstack.guests().is_empty() && toolstack.in_making.borrow().is_empty());
+            error
+        })
+    }
+
+    #[test]
+    fn a_guest_that_cannot_be_made_says_why_and_leaves_nothing() {
+        assert_eq!(create(&[]).to_string(), "the boot archive has no file \"guest\"; it has: notes");
+        assert_eq!(create(&["kernel=notes"]).to_string(), "notes: the kernel is no ELF file");
+        assert!(matches!(create(&["kernel=notes", "ramdisk=none"]), CreateError::NoFile { .. }));
+    }
+
+    #[test]
+    fn a_name_is_taken_while_its_guest_is_being_made() {
+        testing::run(async {
+            let toolstack = toolstack(Inventory::default());
+            let first = toolstack.reserve("web").map(|_| ());
+            assert_eq!(first, Ok(()), "and given back at once");
+            let held = toolstack.reserve("web");
+            assert!(held.is_ok());
+            let second = toolstack.reserve("web").map(|_| ());
+            assert_eq!(second, Err(CreateError::Exists("web".into())));
+            drop(held);
+            assert!(toolstack.reserve("web").is_ok());
+            assert!(toolstack.reserve("Domain-0").is_err());
+            toolstack.is_closing.set(true);
+            assert_eq!(toolstack.reserve("other").map(|_| ()), Err(CreateError::Closing));
+        });
+    }
+
+    #[test]
+    fn only_devices_that_the_machine_has_are_kept() {
+        testing::run(async {
+            let configuration =
+                GuestConfiguration::parse("web", ["disk=disk0", "disk=disk7", "vif"]).unwrap();
+            let possible = |disks: &[&str], has_switch| {
+                let disks = disks.iter().map(ToString::to_string).collect();
+                let toolstack = toolstack(Inventory { disks, has_switch });
+                let possible = toolstack.without_missing_devices(&configuration);
+                (possible.disks.len(), possible.nics.len())
+            };
+            assert_eq!(possible(&["disk0", "disk7"], true), (2, 1));
+            assert_eq!(possible(&["disk0"], false), (1, 0));
+            assert_eq!(possible(&[], true), (0, 1));
+            let message = toolstack(Inventory::default()).missing_disk("web", &configuration.disks[1]);
+            assert_eq!(
+                message,
+                "error: web: the machine has no disk7 (it has no disks): the guest starts without xvdb"
+            );
+        });
+    }
+
+    #[test]
+    fn dom0_is_in_the_store() {
+        testing::run(async {
+            let toolstack = toolstack(Inventory::default());
+            toolstack.introduce_dom0(256).unwrap();
+            let name = toolstack.service().with(|server| server.read("/local/domain/0/memory/target"));
+            assert_eq!(&*name.unwrap(), b"1024");
+        });
     }
 }

@@ -106,7 +106,7 @@ impl Toolstack {
             if reaction == Reaction::Restart
                 && let Err(error) = toolstack.create(&guest.configuration).await
             {
-                pv_runtime::println!("error: {} cannot be started anew: {error}", guest.name());
+                log::error!("{} cannot be started anew: {error}", guest.name());
             }
         });
     }
@@ -114,9 +114,9 @@ impl Toolstack {
     fn show_last_lines(&self, guest: &Guest) {
         let Some(console) = self.consoles.of(guest.domain) else { return };
         console.catch_up();
-        pv_runtime::println!("{} crashed. Its last lines:", guest.name());
+        log::warn!("the last lines of {}:", guest.name());
         for line in harmless_lines(&console.last_lines(LAST_LINES)) {
-            pv_runtime::println!("  {line}");
+            log::warn!("  {line}");
         }
     }
 }
