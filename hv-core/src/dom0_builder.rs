@@ -12,7 +12,9 @@ use crate::{
     hypercall_page,
     layout::PAGE_SIZE,
     lifecycle::{self, Configuration},
-    mmu, scheduler,
+    mmu,
+    page_table::TableSession,
+    scheduler,
     vcpu::not_runnable,
 };
 use core::{fmt, sync::atomic::Ordering};
@@ -133,13 +135,9 @@ fn begin(domain: &Domain, entry: &Entry) -> Result<(), Errno> {
     {
         let _control = domain.control.lock();
         let context = vcpu.paused_context()?;
-        loop {
-            match mmu::install_root(domain, context, entry.root, None) {
-                Ok(()) => break,
-                Err(HypercallError::Restart) => {}
-                Err(HypercallError::Errno(errno)) => return Err(errno),
-            }
-        }
+        // The domain finds its first tables pinned, and may unpin them once it has its own.
+        to_the_end(|| TableSession::open(domain, PIECE)?.pin(entry.root, 4))?;
+        to_the_end(|| mmu::install_root(domain, context, entry.root, None))?;
         context.registers.rip = entry.instruction;
         context.registers.rsp = entry.stack;
         context.registers.rsi = entry.start_info;
@@ -151,6 +149,20 @@ fn begin(domain: &Domain, entry: &Entry) -> Result<(), Errno> {
     }
     scheduler::resume(vcpu, not_runnable::OFFLINE);
     Ok(())
+}
+
+/// Page-table entries to look at in one piece.
+const PIECE: u32 = 1 << 16;
+
+/// Does work in pieces until it is done.
+fn to_the_end(mut work: impl FnMut() -> Result<(), HypercallError>) -> Result<(), Errno> {
+    loop {
+        match work() {
+            Ok(()) => return Ok(()),
+            Err(HypercallError::Restart) => {}
+            Err(HypercallError::Errno(errno)) => return Err(errno),
+        }
+    }
 }
 
 /// Most blocks the control domain's memory comes in.
