@@ -17,7 +17,10 @@ use hypercall_abi::{
         CALLBACKTYPE_FAILSAFE, CALLBACKTYPE_NMI, CALLBACKTYPE_SYSCALL, CALLBACKTYPE_SYSCALL32,
         CALLBACKTYPE_SYSENTER, CallbackRegister, CallbackUnregister,
     },
-    xen::{VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_PAE_EXTENDED_CR3},
+    xen::{
+        VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_PAE_EXTENDED_CR3,
+        VMASST_TYPE_RUNSTATE_UPDATE_FLAG,
+    },
 };
 
 /// A callback at `address`.
@@ -147,8 +150,9 @@ pub fn get_debugreg(caller: &mut Caller<'_>, arguments: &Arguments) -> Hypercall
     }
 }
 
-/// Assists that a 64-bit guest may turn on: they concern 32-bit guests or change nothing here.
-const ASSISTS: u64 = 1 << VMASST_TYPE_4GB_SEGMENTS | 1 << VMASST_TYPE_PAE_EXTENDED_CR3;
+/// Assists that a 64-bit guest may turn on: the first two concern 32-bit guests and change nothing here.
+const ASSISTS: u64 =
+    1 << VMASST_TYPE_4GB_SEGMENTS | 1 << VMASST_TYPE_PAE_EXTENDED_CR3 | 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
 
 /// `HYPERVISOR_vm_assist(command, type)`.
 ///

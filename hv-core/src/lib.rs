@@ -47,6 +47,7 @@ pub mod page_table;
 pub mod pci_config;
 pub mod physdev;
 pub mod platform_op;
+pub mod run_state;
 pub mod sched_op;
 pub mod scheduler;
 pub mod sysctl;

@@ -30,10 +30,8 @@ pub const DEFAULT_WEIGHT: u32 = 256;
 pub struct VcpuSchedule {
     place: AtomicU32,
     virtual_time: AtomicU64,
-    /// System time at which it last got the CPU.
+    /// System time up to which its running has been charged.
     running_since: AtomicU64,
-    /// Nanoseconds it has run.
-    pub run_time: AtomicU64,
     /// Its share of the CPU relative to others.
     pub weight: AtomicU32,
 }
@@ -45,7 +43,6 @@ impl VcpuSchedule {
             place: AtomicU32::new(NOWHERE),
             virtual_time: AtomicU64::new(0),
             running_since: AtomicU64::new(0),
-            run_time: AtomicU64::new(0),
             weight: AtomicU32::new(DEFAULT_WEIGHT),
         }
     }
@@ -160,6 +157,7 @@ pub fn resume(vcpu: &Vcpu, reasons: u32) {
     let earliest = cpu.schedule.clock.load(Ordering::Relaxed).saturating_sub(WAKE_CREDIT);
     let virtual_time = vcpu.schedule.virtual_time.load(Ordering::Relaxed).max(earliest);
     vcpu.schedule.virtual_time.store(virtual_time, Ordering::Relaxed);
+    vcpu.run_state.queue(clock::now());
     queue.set(Runnable(VcpuPointer::new(vcpu)), virtual_time);
     cpu.schedule.waiting.fetch_add(1, Ordering::Relaxed);
     drop(queue);
@@ -198,6 +196,7 @@ pub fn suspend(vcpu: &Vcpu, reason: u32) {
         arch::cpu::kick(cpu);
     } else if vcpu.schedule.place.load(Ordering::Relaxed) != NOWHERE {
         queue.remove(Runnable(VcpuPointer::new(vcpu)));
+        vcpu.run_state.stop(vcpu.paused.load(Ordering::Relaxed), clock::now());
         cpu.schedule.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -221,7 +220,11 @@ pub fn choose(cpu: &Cpu) -> Option<&'static Vcpu> {
     if let Some(previous) = cpu.current() {
         charge(previous, now);
         previous.running.store(false, Ordering::Relaxed);
-        if previous.paused.load(Ordering::Acquire) == 0 {
+        let paused = previous.paused.load(Ordering::Acquire);
+        if paused != 0 {
+            previous.run_state.stop(paused, now);
+        } else {
+            previous.run_state.queue(now);
             let key = previous.schedule.virtual_time.load(Ordering::Relaxed);
             queue.set(Runnable(VcpuPointer::new(previous)), key);
             cpu.schedule.waiting.fetch_add(1, Ordering::Relaxed);
@@ -233,6 +236,7 @@ pub fn choose(cpu: &Cpu) -> Option<&'static Vcpu> {
     next.running.store(true, Ordering::Relaxed);
     next.processor.store(cpu.id as u8, Ordering::Relaxed);
     next.schedule.running_since.store(now, Ordering::Relaxed);
+    next.run_state.run(now);
     cpu.schedule.clock.fetch_max(virtual_time, Ordering::Relaxed);
     cpu.schedule.slice_end.store(now + TIME_SLICE, Ordering::Relaxed);
     Some(next)
@@ -242,15 +246,5 @@ fn charge(vcpu: &Vcpu, now: u64) {
     let since = vcpu.schedule.running_since.load(Ordering::Relaxed);
     let ran = now.saturating_sub(since);
     vcpu.schedule.running_since.store(now, Ordering::Relaxed);
-    vcpu.schedule.run_time.fetch_add(ran, Ordering::Relaxed);
     vcpu.schedule.virtual_time.fetch_add(scaled(ran, vcpu), Ordering::Relaxed);
-}
-
-/// Nanoseconds the vCPU has run, up to now.
-pub fn run_time(vcpu: &Vcpu) -> u64 {
-    let ran = vcpu.schedule.run_time.load(Ordering::Relaxed);
-    if !vcpu.running.load(Ordering::Relaxed) {
-        return ran;
-    }
-    ran + clock::now().saturating_sub(vcpu.schedule.running_since.load(Ordering::Relaxed))
 }

@@ -7,7 +7,7 @@
 
 use crate::{
     arch::FpuState, direct_map, domain::Domain, frame_object::FrameBox, hypercall::Caller, layout::PAGE_SIZE,
-    scheduler::VcpuSchedule, time::VcpuTimers,
+    run_state::RunState, scheduler::VcpuSchedule, time::VcpuTimers,
 };
 use core::{
     cell::UnsafeCell,
@@ -164,6 +164,8 @@ pub struct Vcpu {
     info: AtomicPtr<u8>,
     /// TSC ticks of its own code, while they are [accounted](crate::counters::start).
     pub own_ticks: AtomicU64,
+    /// How it spends its life.
+    pub run_state: RunState,
     /// What the scheduler keeps for it.
     pub schedule: VcpuSchedule,
     /// Its timers.
@@ -196,6 +198,7 @@ impl Vcpu {
             own_info: AtomicBool::new(false),
             info: AtomicPtr::new(core::ptr::null_mut()),
             own_ticks: AtomicU64::new(0),
+            run_state: RunState::new(),
             schedule: VcpuSchedule::new(),
             timers: VcpuTimers::new(),
             virq_ports: [const { AtomicU32::new(0) }; NR_VIRQS as usize],

@@ -4,7 +4,7 @@ use crate::{
     arch::clock,
     direct_map, frame, guest_access,
     hypercall::{Arguments, Caller, HypercallResult},
-    scheduler, time,
+    run_state, scheduler, time,
     vcpu::{Vcpu, not_runnable},
     vcpu_context,
 };
@@ -12,10 +12,10 @@ use core::{mem::offset_of, sync::atomic::Ordering};
 use hypercall_abi::{
     Errno, MachineFrame, VcpuId,
     vcpu::{
-        RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, VCPU_SSHOTTMR_FUTURE,
-        VCPUOP_DOWN, VCPUOP_GET_RUNSTATE_INFO, VCPUOP_INITIALISE, VCPUOP_IS_UP, VCPUOP_REGISTER_VCPU_INFO,
-        VCPUOP_SET_SINGLESHOT_TIMER, VCPUOP_STOP_PERIODIC_TIMER, VCPUOP_STOP_SINGLESHOT_TIMER, VCPUOP_UP,
-        VcpuRegisterVcpuInfo, VcpuRunstateInfo, VcpuSetSingleshotTimer,
+        VCPU_SSHOTTMR_FUTURE, VCPUOP_DOWN, VCPUOP_GET_RUNSTATE_INFO, VCPUOP_INITIALISE, VCPUOP_IS_UP,
+        VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, VCPUOP_REGISTER_VCPU_INFO, VCPUOP_SET_SINGLESHOT_TIMER,
+        VCPUOP_STOP_PERIODIC_TIMER, VCPUOP_STOP_SINGLESHOT_TIMER, VCPUOP_UP, VcpuRegisterRunstateMemoryArea,
+        VcpuRegisterVcpuInfo, VcpuSetSingleshotTimer,
     },
     xen::VcpuInfo,
 };
@@ -34,7 +34,12 @@ pub fn vcpu_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResul
         VCPUOP_IS_UP => {
             return Ok(u64::from(vcpu.paused.load(Ordering::Acquire) & not_runnable::OFFLINE == 0));
         }
-        VCPUOP_GET_RUNSTATE_INFO => guest_access::write(argument, &run_state(vcpu))?,
+        VCPUOP_GET_RUNSTATE_INFO => guest_access::write(argument, &vcpu.run_state.snapshot())?,
+        VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA => {
+            own(caller, vcpu)?;
+            let area: VcpuRegisterRunstateMemoryArea = guest_access::read(argument)?;
+            run_state::register(vcpu, area.addr)?;
+        }
         VCPUOP_REGISTER_VCPU_INFO => register_info(caller, vcpu, guest_access::read(argument)?)?,
         VCPUOP_SET_SINGLESHOT_TIMER => set_one_shot_timer(caller, vcpu, guest_access::read(argument)?)?,
         VCPUOP_STOP_SINGLESHOT_TIMER => {
@@ -101,20 +106,4 @@ fn move_info(vcpu: &Vcpu, frame: MachineFrame, offset: usize) {
     info.pending_selector().store(!0, Ordering::Relaxed);
     info.upcall_pending().store(1, Ordering::Release);
     time::publish_system_time(info);
-}
-
-fn run_state(vcpu: &Vcpu) -> VcpuRunstateInfo {
-    let paused = vcpu.paused.load(Ordering::Relaxed);
-    let state = if vcpu.running.load(Ordering::Relaxed) {
-        RUNSTATE_RUNNING
-    } else if paused & not_runnable::OFFLINE != 0 {
-        RUNSTATE_OFFLINE
-    } else if paused != 0 {
-        RUNSTATE_BLOCKED
-    } else {
-        RUNSTATE_RUNNABLE
-    };
-    let mut time = [0; 4];
-    time[RUNSTATE_RUNNING as usize] = scheduler::run_time(vcpu);
-    VcpuRunstateInfo { state, _pad: 0, state_entry_time: clock::now(), time }
 }

@@ -16,7 +16,7 @@ use crate::{
     console, counters,
     cpu::{Cpu, count, work},
     hypercall::{self, Caller},
-    interrupt, scheduler, time, trap,
+    interrupt, run_state, scheduler, time, trap,
     vcpu::{Context, Vcpu},
 };
 use core::{mem::offset_of, ptr, sync::atomic::Ordering};
@@ -241,7 +241,7 @@ fn reschedule(cpu: &'static Cpu) {
     cpu.set_current(next);
     match next {
         // SAFETY: `choose` has set `running` for this CPU.
-        Some(next) => load(unsafe { next.context_mut() }),
+        Some(next) => load(next, unsafe { next.context_mut() }),
         None => paging::load_root(),
     }
 }
@@ -279,7 +279,7 @@ pub fn store_selectors(context: &mut Context) {
 }
 
 /// Makes the CPU ready to run a vCPU.
-fn load(context: &mut Context) {
+fn load(vcpu: &Vcpu, context: &mut Context) {
     context.hypervisor_stack = cpu::stack_top();
     let registers = &raw const context.registers as u64;
     let end_of_frame = registers + offset_of!(CpuUserRegs, es) as u64;
@@ -288,6 +288,7 @@ fn load(context: &mut Context) {
     descriptor_tables::show_guest_tables(context);
     load_page_tables(context);
     load_segments(context);
+    run_state::publish(vcpu, context);
 }
 
 /// Loads the address space that the guest is in, kernel's or user's.
