@@ -19,9 +19,12 @@ struct ClockReading {
 
 impl ClockReading {
     /// The time, in nanoseconds, when the counter reads `tsc`. Never before the reading itself.
+    ///
+    /// The difference is taken modulo 2⁶⁴: where the hypervisor emulates the counter, a young domain's starts at
+    /// zero, and the reading may be of a time before that.
     #[inline]
     fn nanoseconds_at(&self, tsc: u64) -> u64 {
-        let ticks = tsc.saturating_sub(self.tsc_timestamp);
+        let ticks = tsc.wrapping_sub(self.tsc_timestamp).cast_signed().max(0).cast_unsigned();
         let scaled = match self.shift {
             shift @ 0.. => ticks << (shift as u32 % u64::BITS),
             shift => ticks >> (shift.unsigned_abs() as u32 % u64::BITS),
@@ -173,6 +176,14 @@ mod tests {
         assert_eq!(slow.nanoseconds_at(3000), 7_000);
         let fast = ClockReading { shift: -1, ..reading };
         assert_eq!(fast.nanoseconds_at(3000), 5_500);
+    }
+
+    #[test]
+    fn a_reading_from_before_the_counter_s_start_counts() {
+        let reading =
+            ClockReading { tsc_timestamp: 0_u64.wrapping_sub(3000), system_time: 0, multiplier: 1 << 31, shift: 1 };
+        assert_eq!(reading.nanoseconds_at(1000), 4000);
+        assert_eq!(reading.nanoseconds_at(reading.tsc_timestamp - 1), 0);
     }
 
     #[test]
