@@ -10,6 +10,7 @@
 //! No byte of data passes through here. A guest's pages are pinned by a device-only map of its grants, and the
 //! disk's own controller reads and writes them.
 
+mod back_end;
 mod counters;
 mod data_path;
 mod device;
@@ -20,6 +21,7 @@ mod request;
 mod transfer;
 mod vbd;
 
+pub use back_end::{BlockBackEnd, VbdReport};
 pub use counters::BlockCounters;
 pub use data_path::{CopyPath, DataPath, DirectPath};
 pub use device::{

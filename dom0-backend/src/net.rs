@@ -1,5 +1,6 @@
 //! Networks: guests' interfaces, the machine's own, and the switch between them.
 
+mod back_end;
 mod buffers;
 mod checksum;
 mod counters;
@@ -20,6 +21,7 @@ mod switch;
 mod tx;
 mod vif;
 
+pub use back_end::{NetworkBackEnd, VifReport};
 pub use buffers::{BufferId, Buffers, FRAME_START, Piece};
 pub use counters::{SwitchCounters, VifCounters};
 pub use ethernet::MacAddress;
