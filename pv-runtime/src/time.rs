@@ -180,8 +180,12 @@ mod tests {
 
     #[test]
     fn a_reading_from_before_the_counter_s_start_counts() {
-        let reading =
-            ClockReading { tsc_timestamp: 0_u64.wrapping_sub(3000), system_time: 0, multiplier: 1 << 31, shift: 1 };
+        let reading = ClockReading {
+            tsc_timestamp: 0_u64.wrapping_sub(3000),
+            system_time: 0,
+            multiplier: 1 << 31,
+            shift: 1,
+        };
         assert_eq!(reading.nanoseconds_at(1000), 4000);
         assert_eq!(reading.nanoseconds_at(reading.tsc_timestamp - 1), 0);
     }
