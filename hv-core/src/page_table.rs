@@ -40,7 +40,7 @@ mod tests;
 pub use entry::Entry;
 pub use grant_entry::{clear_grant_entry, replace_grant_entry, set_grant_entry};
 pub use session::{Mappable, TableSession, Tables};
-pub use update::{Write, write_entry};
+pub use update::Write;
 pub use walk::{entry_location_of, locate_entry, translate};
 
 use crate::layout::{FIRST_HYPERVISOR_SLOT, LAST_HYPERVISOR_SLOT};

@@ -266,22 +266,44 @@ fn accessed_and_dirty_bits_stay_when_asked_for() {
     let branch = guest.pinned_branch();
     let page = guest.frame();
     guest.update(branch.l1, 0, Entry::new(page, RW | Entry::ACCESSED | Entry::DIRTY)).unwrap();
-    let place = (branch.l1, 0);
-    write_entry(&guest.domain, place.0, 0, Entry::new(page, RO), Write::PreserveAccessedDirty).unwrap();
+    let update =
+        |write: Write| guest.session().update_page((branch.l1, 0), Entry::new(page, RO), write).unwrap();
+    update(Write::PreserveAccessedDirty);
     assert_eq!(read(branch.l1, 0), Entry::new(page, RO | Entry::ACCESSED | Entry::DIRTY));
-    write_entry(&guest.domain, place.0, 0, Entry::new(page, RO), Write::Plain).unwrap();
+    update(Write::Plain);
     assert_eq!(read(branch.l1, 0), Entry::new(page, RO));
+    audit(&[]);
 }
 
 #[test]
-fn trapped_writes_reach_only_tables_of_level_1() {
+fn an_entry_that_the_cpu_has_changed_meanwhile_stays() {
+    let _machine = TestMachine::new(FRAMES);
+    let guest = TestGuest::new(1);
+    let branch = guest.pinned_branch();
+    let (page, other) = (guest.frame(), guest.frame());
+    let seen = Entry::new(page, RO);
+    let now = Entry::new(page, RO | Entry::ACCESSED);
+    guest.update(branch.l1, 0, now).unwrap();
+    for new in [Entry(0), Entry::new(page, RW), Entry::new(page, RO), Entry::new(other, RW)] {
+        let place = (branch.l1, 0);
+        assert_eq!(guest.session().update_page(place, new, Write::IfStill(seen)), Err(Errno::EAGAIN));
+        assert_eq!(read(branch.l1, 0), now);
+        audit(&[]);
+    }
+    assert_eq!(guest.session().update_page((branch.l1, 0), Entry(0), Write::IfStill(now)), Ok(()));
+    audit(&[]);
+}
+
+#[test]
+fn entries_above_level_1_are_no_pages() {
     let _machine = TestMachine::new(FRAMES);
     let guest = TestGuest::new(1);
     let branch = guest.pinned_branch();
     let page = Entry::new(guest.frame(), RW);
-    assert_eq!(write_entry(&guest.domain, branch.l2, 1, page, Write::Plain), Err(Errno::EINVAL));
-    assert_eq!(write_entry(&guest.domain, guest.frame(), 1, page, Write::Plain), Err(Errno::EINVAL));
-    assert_eq!(write_entry(&guest.domain, branch.l1, 1, page, Write::Plain), Ok(()));
+    let update = |table: MachineFrame| guest.session().update_page((table, 1), page, Write::Plain);
+    assert_eq!(update(branch.l2), Err(Errno::EINVAL));
+    assert_eq!(update(guest.frame()), Err(Errno::EINVAL));
+    assert_eq!(update(branch.l1), Ok(()));
     audit(&[]);
 }
 

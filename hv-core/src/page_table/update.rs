@@ -3,7 +3,6 @@
 use super::{ENTRIES, Entry, Location, TableSession, is_hypervisor_slot, tree::check_table_entry};
 use crate::{
     direct_map,
-    domain::Domain,
     frame::{self, info},
     hypercall::HypercallError,
 };
@@ -19,18 +18,27 @@ pub enum Write {
     Plain,
     /// The accessed and dirty bits the CPU has set stay.
     PreserveAccessedDirty,
+    /// Only if it still has this value. Nobody but the CPU can have changed it.
+    IfStill(Entry),
 }
 
 impl Write {
+    /// Writes, or returns false when the entry has not the value it should have.
     #[inline]
-    fn put(self, word: &AtomicU64, new: Entry) {
-        if self == Self::Plain {
-            word.store(new.0, Ordering::Relaxed);
-            return;
+    fn put(self, word: &AtomicU64, new: Entry) -> bool {
+        match self {
+            Self::Plain => {
+                word.store(new.0, Ordering::Relaxed);
+                true
+            }
+            Self::PreserveAccessedDirty => {
+                let keep = |old: u64| Some(new.0 | old & ACCESSED_DIRTY);
+                word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, keep).is_ok()
+            }
+            Self::IfStill(old) => {
+                word.compare_exchange(old.0, new.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            }
         }
-        let keep = |old: u64| Some(new.0 | old & ACCESSED_DIRTY);
-        let replaced = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, keep);
-        debug_assert!(replaced.is_ok());
     }
 }
 
@@ -46,7 +54,8 @@ impl TableSession<'_> {
     ///
     /// # Errors
     /// `EINVAL` when it is in no table of level 1 in use by the session's domain, is a grant's, or the new value
-    /// says what it may not; `EPERM` and `EBUSY` as the frame it names has it.
+    /// says what it may not; `EPERM` and `EBUSY` as the frame it names has it; `EAGAIN` when it is not as
+    /// [`Write::IfStill`] has it.
     #[inline]
     pub fn update_page(&mut self, (table, index): Location, new: Entry, write: Write) -> Result<(), Errno> {
         if self.level_in_use(table) != Some(1) {
@@ -74,27 +83,39 @@ impl TableSession<'_> {
         })
     }
 
-    /// An entry that maps a page. In the order that keeps every step correct: hold the new frame, write, note,
-    /// let go of the old one.
+    /// An entry that maps a page. In the order that keeps every step correct: hold what the new entry names, write,
+    /// note, let go of what only the old one named.
     #[inline]
     fn update_l1(&mut self, word: &AtomicU64, new: Entry, write: Write) -> Result<(), Errno> {
         let old = Entry(word.load(Ordering::Relaxed));
         if old.is_grant() {
             return Err(Errno::EINVAL);
         }
-        if !new.is_present() {
-            write.put(word, new);
-        } else if old.is_present() && self.is_flag_change(old, new) {
-            return self.change_flags(word, old, new, write);
-        } else {
-            let adjusted = self.hold(new)?;
-            write.put(word, adjusted);
+        let keeps_frame = new.is_present() && old.is_present() && self.is_flag_change(old, new);
+        let held = match (new.is_present(), keeps_frame) {
+            (false, _) => new,
+            (true, false) => self.hold(new)?,
+            (true, true) => self.hold_more(old, new)?,
+        };
+        if !write.put(word, held) {
+            self.let_go(held, old, keeps_frame);
+            return Err(Errno::EAGAIN);
         }
-        if old.is_present() {
+        if old.is_present() && !(keeps_frame && held.has(Entry::WRITABLE) >= old.has(Entry::WRITABLE)) {
             self.domain.memory.note_stale_mapping();
-            self.release(old);
+            self.let_go(old, held, keeps_frame);
         }
         Ok(())
+    }
+
+    /// Lets go of what `entry` holds and `other`, which takes its place, does not.
+    #[inline]
+    fn let_go(&mut self, entry: Entry, other: Entry, keeps_frame: bool) {
+        if !keeps_frame && entry.is_present() {
+            self.release(entry);
+        } else if keeps_frame && entry.has(Entry::WRITABLE) && !other.has(Entry::WRITABLE) {
+            frame::downgrade_from_writable(entry.frame());
+        }
     }
 
     /// True when old and new map the same frame of the domain's own, in the ordinary way.
@@ -105,23 +126,13 @@ impl TableSession<'_> {
             && info(new.frame()).is_some_and(|info| info.state().owner() == self.domain.id)
     }
 
-    /// The frame stays, so its reference does too; only writable use comes or goes.
+    /// The frame stays, so its reference does too; only writable use may have to be added.
     #[inline]
-    fn change_flags(&mut self, word: &AtomicU64, old: Entry, new: Entry, write: Write) -> Result<(), Errno> {
-        let adjusted = Entry((new.0 | Entry::USER) & !Entry::GLOBAL);
-        match (old.has(Entry::WRITABLE), new.has(Entry::WRITABLE)) {
-            (false, true) => {
-                frame::upgrade_to_writable(new.frame(), self.domain.id)?;
-                write.put(word, adjusted);
-            }
-            (true, false) => {
-                write.put(word, adjusted);
-                self.domain.memory.note_stale_mapping();
-                frame::downgrade_from_writable(old.frame());
-            }
-            _ => write.put(word, adjusted),
+    fn hold_more(&mut self, old: Entry, new: Entry) -> Result<Entry, Errno> {
+        if new.has(Entry::WRITABLE) && !old.has(Entry::WRITABLE) {
+            frame::upgrade_to_writable(new.frame(), self.domain.id)?;
         }
-        Ok(())
+        Ok(Entry((new.0 | Entry::USER) & !Entry::GLOBAL))
     }
 
     /// An entry that names a table of the level below.
@@ -139,37 +150,23 @@ impl TableSession<'_> {
         self.finish_undoing()?;
         let word = &direct_map::words(table)[index];
         let old = Entry(word.load(Ordering::Relaxed));
-        if new.is_present() {
-            let adjusted = check_table_entry(new)?;
-            if old.is_present() && old.is_same_frame(new) {
-                write.put(word, adjusted);
-                self.domain.memory.note_stale_mapping();
-                return Ok(());
-            }
+        let keeps_table = new.is_present() && old.is_present() && old.is_same_frame(new);
+        let held = if new.is_present() { check_table_entry(new)? } else { new };
+        if new.is_present() && !keeps_table {
             self.get_table(new.frame(), level - 1)?;
-            write.put(word, adjusted);
-        } else {
-            write.put(word, new);
+        }
+        if !write.put(word, held) {
+            if new.is_present() && !keeps_table {
+                self.put_table(new.frame());
+            }
+            return Err(Errno::EAGAIN.into());
         }
         if old.is_present() {
             self.domain.memory.note_stale_mapping();
-            self.put_table(old.frame());
+            if !keeps_table {
+                self.put_table(old.frame());
+            }
         }
         Ok(())
     }
-}
-
-/// Replaces entry `index` of a table of level 1 on behalf of its owner, as if it had written it itself: for
-/// writes that trapped because page tables are read-only.
-///
-/// # Errors
-/// As [`TableSession::update_page`].
-pub fn write_entry(
-    domain: &Domain,
-    table: MachineFrame,
-    index: usize,
-    new: Entry,
-    write: Write,
-) -> Result<(), Errno> {
-    TableSession::open_for_pages(domain).update_page((table, index), new, write)
 }
