@@ -1,12 +1,13 @@
 //! Watching over guests: the hypervisor says that *some* domain has ended, and it is looked which one, and why.
 
 use alloc::rc::Rc;
+use core::time::Duration;
 
 use hypercall_abi::Errno;
 use hypercall_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_WATCHDOG};
 use hypercall_abi::xen::VIRQ_DOM_EXC;
 use pv_runtime::event_channel::EventChannel;
-use pv_runtime::executor::spawn;
+use pv_runtime::executor::{now, spawn};
 
 use super::configuration::{GuestConfiguration, Reaction};
 use super::guest::{Guest, Stage};
@@ -15,6 +16,8 @@ use crate::console::harmless_lines;
 
 /// Lines of a crashed guest's console that are shown.
 const LAST_LINES: usize = 12;
+/// A guest that crashes sooner than this after it was made would do so again, and again.
+const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 
 /// How a guest ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +38,13 @@ impl Ending {
         }
     }
 
-    const fn reaction(self, configuration: &GuestConfiguration) -> Reaction {
-        match self {
-            Self::PoweredOff => configuration.on_poweroff,
-            Self::Rebooted => configuration.on_reboot,
-            Self::Crashed => configuration.on_crash,
+    /// What is done about the end of a guest that lived for some time.
+    fn reaction(self, configuration: &GuestConfiguration, life: Duration) -> Reaction {
+        match (self, configuration.on_crash) {
+            (Self::PoweredOff, _) => configuration.on_poweroff,
+            (Self::Rebooted, _) => configuration.on_reboot,
+            (Self::Crashed, Reaction::Restart) if life < SHORTEST_LIFE => Reaction::Destroy,
+            (Self::Crashed, reaction) => reaction,
         }
     }
 }
@@ -94,7 +99,15 @@ impl Toolstack {
         if ending == Ending::Crashed {
             self.show_last_lines(&guest);
         }
-        let reaction = ending.reaction(&guest.configuration);
+        let life = now().saturating_sub(guest.made_at);
+        let reaction = ending.reaction(&guest.configuration, life);
+        if ending == Ending::Crashed && reaction != guest.configuration.on_crash {
+            log::error!(
+                "{} is not started anew: it crashed {} ms after its start",
+                guest.name(),
+                life.as_millis()
+            );
+        }
         if reaction == Reaction::Preserve {
             guest.stage.set(Stage::Preserved);
             return;
@@ -131,8 +144,19 @@ mod tests {
             GuestConfiguration::parse("a", ["on_poweroff=preserve", "on_reboot=destroy", "on_crash=restart"])
                 .unwrap();
         let reactions = [SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_CRASH, SHUTDOWN_WATCHDOG, 77]
-            .map(|reason| Ending::of(reason).reaction(&configuration));
+            .map(|reason| Ending::of(reason).reaction(&configuration, SHORTEST_LIFE));
         use Reaction::{Destroy, Preserve, Restart};
         assert_eq!(reactions, [Preserve, Destroy, Restart, Restart, Restart]);
+    }
+
+    #[test]
+    fn who_crashes_at_once_is_not_started_anew() {
+        let life = SHORTEST_LIFE - Duration::from_millis(1);
+        let reaction = |word: &str, ending: Ending| {
+            ending.reaction(&GuestConfiguration::parse("a", [word]).unwrap(), life)
+        };
+        assert_eq!(reaction("on_crash=restart", Ending::Crashed), Reaction::Destroy);
+        assert_eq!(reaction("on_crash=preserve", Ending::Crashed), Reaction::Preserve);
+        assert_eq!(reaction("on_reboot=restart", Ending::Rebooted), Reaction::Restart);
     }
 }
