@@ -11,6 +11,7 @@
 
 pub mod dom0;
 pub mod kernel;
+pub mod ledger;
 pub mod pattern;
 pub mod program;
 pub mod prompt;
@@ -19,5 +20,6 @@ pub mod service;
 
 pub use dom0::Dom0;
 pub use kernel::Kernel;
+pub use ledger::Ledger;
 pub use prompt::Prompt;
 pub use report::Report;

@@ -46,7 +46,7 @@ impl Prompt {
     #[track_caller]
     pub fn succeed(&mut self, command: &str) -> String {
         let printed = self.run(command);
-        assert!(!printed.contains("error"), "{command}: {printed}");
+        assert!(!printed.lines().any(|line| line.starts_with("error: ")), "{command}: {printed}");
         printed
     }
 

@@ -3,3 +3,6 @@
 //! `cargo xtask test` builds what is booted here and names it in the environment.
 
 mod boot;
+mod guests;
+mod prompt;
+mod toolstack;
