@@ -4,11 +4,16 @@
 
 extern crate alloc;
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 
-use dom0_backend::admin::{Admin, run_script, talk};
+use dom0_backend::admin::{Admin, DeviceReports, run_script, talk};
 use dom0_backend::archive::{self, Archive};
-use dom0_backend::machine::{Devices, check_disk, start_devices};
+use dom0_backend::backend;
+use dom0_backend::block::{BlockBackEnd, VbdReport};
+use dom0_backend::machine::{Devices, Machine, check_disk, start_devices};
+use dom0_backend::net::{NetworkBackEnd, VifReport};
 use dom0_backend::store_service::StoreService;
 use dom0_backend::toolstack::{GuestConfiguration, Inventory, Toolstack, look_after_guests};
 use pv_runtime::executor::spawn;
@@ -25,6 +30,7 @@ async fn main(info: &'static BootInfo) {
         disks: devices.disks.iter().map(|disk| disk.name.clone()).collect(),
         has_switch: devices.switch.is_some(),
     };
+    let back_ends = serve_guests(&service, devices);
     let toolstack = Toolstack::new(service, archive, inventory);
     if let Err(error) = toolstack.introduce_dom0(info.memory_pages) {
         println!("error: the store does not take what is to be said of dom0: {error}");
@@ -33,7 +39,7 @@ async fn main(info: &'static BootInfo) {
     if !info.flag("noguest") {
         start_guest(&toolstack).await;
     }
-    let admin = Admin::new(toolstack, info, script.is_none());
+    let admin = Admin::new(toolstack, Box::new(back_ends), info, script.is_none());
     match script {
         Some(script) => run_script(&admin, script).await,
         None => {
@@ -58,6 +64,34 @@ async fn start_machine(info: &BootInfo) -> Devices {
         }
     }
     devices
+}
+
+/// Starts the back ends for what the machine has.
+fn serve_guests(service: &Rc<StoreService>, devices: Devices) -> BackEnds {
+    let disks = devices.disks.into_iter().map(|disk| (disk.name, disk.device));
+    let disks = Rc::new(BlockBackEnd::new(disks));
+    spawn(backend::serve(Rc::clone(&disks), service.connect()));
+    let network = devices.switch.map(|switch| Rc::new(NetworkBackEnd::new(switch)));
+    if let Some(network) = &network {
+        spawn(backend::serve(Rc::clone(network), service.connect()));
+    }
+    BackEnds { disks, network }
+}
+
+/// The back ends, as the administrator sees them.
+struct BackEnds {
+    disks: Rc<BlockBackEnd>,
+    network: Option<Rc<NetworkBackEnd<Machine>>>,
+}
+
+impl DeviceReports for BackEnds {
+    fn disks(&self) -> Vec<VbdReport> {
+        self.disks.report()
+    }
+
+    fn interfaces(&self) -> Vec<VifReport> {
+        self.network.as_ref().map(|network| network.report()).unwrap_or_default()
+    }
 }
 
 /// The boot archive; one that is damaged is none.
