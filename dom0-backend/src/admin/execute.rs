@@ -3,23 +3,23 @@
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
-use alloc::vec;
+use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
 use hypercall_abi::DomainId;
-use hypercall_abi::io::xenbus::XenbusState;
 use pv_runtime::executor::sleep;
 use pv_runtime::memory::page_count;
 use pv_runtime::power::{Shutdown, shutdown};
-use pv_runtime::xenbus::domain_path;
 use pv_runtime::{hypercall, print, println};
 
 use super::Admin;
 use super::command::{Command, StoreCommand, help};
+use super::devices::{self, DeviceReports};
 use super::output::{self, Dom0, Hypervisor};
 use super::store_tree;
 use crate::console::{GuestConsole, harmless_lines, run_command};
+use crate::store::Nodes;
 use crate::toolstack::{Guest, ShutdownRequest, control};
 
 /// How long guests may take to end when the machine is to be switched off.
@@ -39,6 +39,9 @@ impl<T: fmt::Display> From<T> for Failure {
 }
 
 type Outcome = Result<(), Failure>;
+
+/// Makes the list of a kind of devices.
+type DeviceList = fn(&mut Nodes<'_>, &[Rc<Guest>], &dyn DeviceReports) -> Vec<Vec<String>>;
 
 impl Admin {
     /// Does what a line says; the status.
@@ -86,8 +89,8 @@ impl Admin {
             Command::Tail { guest, lines } => self.tail(&guest, lines),
             Command::Send { guest, text } => self.send(&guest, &text),
             Command::Store(command) => self.store(command),
-            Command::BlockList => self.list_devices("vbd"),
-            Command::NetworkList => self.list_devices("vif"),
+            Command::BlockList => self.list_devices(devices::disks),
+            Command::NetworkList => self.list_devices(devices::interfaces),
             Command::Info => self.describe_machine(),
             Command::Log => print_log(),
             Command::Counters => print_counters(),
@@ -185,32 +188,12 @@ impl Admin {
         })
     }
 
-    fn list_devices(&self, kind: &str) -> Outcome {
-        let keys = match kind {
-            "vbd" => ["dev", "params", "mode"],
-            _ => ["handle", "mac", "bridge"],
-        };
-        let head = ["Guest", "ID", keys[0], keys[1], keys[2], "back end", "front end"];
-        let mut rows = vec![head.map(String::from).to_vec()];
-        self.toolstack.service().with(|server| {
-            for guest in self.toolstack.guests() {
-                let directory = format!("{}/backend/{kind}/{}", domain_path(DomainId::ZERO), guest.domain);
-                for number in server.list(&directory).unwrap_or_default() {
-                    let mut read = |path: &str| {
-                        let value = server.read(path).unwrap_or_default();
-                        String::from_utf8_lossy(&value).into_owned()
-                    };
-                    let back = format!("{directory}/{number}");
-                    let front = read(&format!("{back}/frontend"));
-                    let mut row = vec![guest.name().into(), guest.domain.to_string()];
-                    row.extend(keys.map(|key| read(&format!("{back}/{key}"))));
-                    row.extend(
-                        [&back, &front].map(|half| state_name(&read(&format!("{half}/state"))).into()),
-                    );
-                    rows.push(row);
-                }
-            }
-        });
+    fn list_devices(&self, list: DeviceList) -> Outcome {
+        let guests = self.toolstack.guests();
+        let rows = self
+            .toolstack
+            .service()
+            .with(|server| server.nodes(|nodes| list(nodes, &guests, &*self.reports)));
         print!("{}", output::table(&rows));
         Ok(())
     }
@@ -252,24 +235,10 @@ fn print_counters() -> Outcome {
     Ok(())
 }
 
-/// A state's name for its number in the store.
-fn state_name(number: &str) -> &'static str {
-    match number.trim().parse().ok().and_then(XenbusState::from_number) {
-        Some(XenbusState::Initialising) => "initialising",
-        Some(XenbusState::InitWait) => "waiting",
-        Some(XenbusState::Initialised) => "initialised",
-        Some(XenbusState::Connected) => "connected",
-        Some(XenbusState::Closing) => "closing",
-        Some(XenbusState::Closed) => "closed",
-        Some(XenbusState::Reconfiguring) => "reconfiguring",
-        Some(XenbusState::Reconfigured) => "reconfigured",
-        Some(XenbusState::Unknown) | None => "unknown",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::devices::tests::NoReports;
     use crate::toolstack::{Inventory, tests::toolstack};
     use alloc::boxed::Box;
     use pv_runtime::BootInfo;
@@ -289,7 +258,7 @@ mod tests {
                 domain_id: DomainId::ZERO,
                 hypervisor_version: (4, 17),
             }));
-            let admin = Admin::new(toolstack(Inventory::default()), info, false);
+            let admin = Admin::new(toolstack(Inventory::default()), Box::new(NoReports), info, false);
             let mut statuses = [0; COUNT];
             for (status, line) in statuses.iter_mut().zip(lines) {
                 *status = admin.run_line(line).await;
