@@ -2,7 +2,8 @@
 //!
 //! Port access, model-specific registers, and control and debug registers: the CPU refuses them with #GP, and the
 //! hypervisor does what they would do to the vCPU, where it is allowed. CPUID is not privileged at all, so a guest that
-//! wants the hypervisor's view marks it with Xen's forced-emulation prefix. Anything else is the guest's own #GP or #UD.
+//! wants the hypervisor's view marks it with Xen's forced-emulation prefix. Writes to page tables fault, because those are
+//! read-only, and are done here too. Anything else is the guest's own fault.
 //!
 //! The instruction is read once from guest memory into a private copy. Another vCPU may rewrite the original at any
 //! time; what is decoded is what is executed.
@@ -11,6 +12,9 @@ mod control;
 mod decode;
 mod msr;
 mod port;
+mod table_write;
+
+pub use table_write::emulate as table_write;
 
 use crate::{
     cpuid, guest_access, guest_control,

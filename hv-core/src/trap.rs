@@ -98,6 +98,9 @@ const FAULT_FROM_USER: u32 = 1 << 2;
 
 fn page_fault(caller: &mut Caller<'_>, error_code: u32) {
     let address = arch::fault_address();
+    if emulate::table_write(caller, address, error_code) {
+        return;
+    }
     raise_page_fault(caller, address, error_code);
 }
 
