@@ -87,7 +87,7 @@ impl Dom0 {
     /// Starts the machine, and waits until commands can be typed.
     pub fn start(self) -> Prompt {
         let (machine, files) = self.machine(&[]);
-        Prompt::new(machine.spawn().unwrap_or_else(|error| panic!("{error:#}")), files)
+        Prompt::start(&machine, Some(files))
     }
 
     /// The machine, and the directory with what it boots from.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use xtask::machine::{Exit, Running};
+use xtask::machine::{Exit, Machine, Running};
 use xtask::scratch::Scratch;
 
 /// What shows that a command can be typed.
@@ -13,13 +13,18 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A machine at whose console can be typed. It ends with this value.
 pub struct Prompt {
     running: Running,
-    /// Holds what the machine boots from.
-    _files: Scratch,
+    /// Holds what the machine boots from, if that is its own.
+    _files: Option<Scratch>,
 }
 
 impl Prompt {
-    /// Waits for the prompt of a machine that was just started.
-    pub(crate) fn new(running: Running, files: Scratch) -> Self {
+    /// Starts a machine that boots from `files`, or from what others keep, and waits for the prompt.
+    ///
+    /// # Panics
+    ///
+    /// If there is none in time.
+    pub fn start(machine: &Machine, files: Option<Scratch>) -> Self {
+        let running = machine.spawn().unwrap_or_else(|error| panic!("{error:#}"));
         let mut prompt = Self { running, _files: files };
         prompt.wait_for(PROMPT);
         prompt

@@ -3,6 +3,8 @@
 //! `cargo xtask test` builds what is booted here and names it in the environment.
 
 mod boot;
+mod disc;
+mod execution;
 mod guests;
 mod prompt;
 mod toolstack;
