@@ -12,10 +12,10 @@ use dom0_backend::admin::{Admin, DeviceReports, run_script, talk};
 use dom0_backend::archive::{self, Archive};
 use dom0_backend::backend;
 use dom0_backend::block::{BlockBackEnd, VbdReport};
-use dom0_backend::machine::{Devices, Machine, check_disk, start_devices};
+use dom0_backend::machine::{Devices, Disk, Machine, check_disk, start_devices};
 use dom0_backend::net::{NetworkBackEnd, VifReport};
 use dom0_backend::store_service::StoreService;
-use dom0_backend::toolstack::{GuestConfiguration, Inventory, Toolstack, look_after_guests};
+use dom0_backend::toolstack::{GuestConfiguration, Inventory, MachineDisk, Toolstack, look_after_guests};
 use pv_runtime::executor::spawn;
 use pv_runtime::{BootInfo, println};
 
@@ -27,7 +27,7 @@ async fn main(info: &'static BootInfo) {
     let service = StoreService::new();
     let devices = start_machine(info).await;
     let inventory = Inventory {
-        disks: devices.disks.iter().map(|disk| disk.name.clone()).collect(),
+        disks: devices.disks.iter().map(machine_disk).collect(),
         has_switch: devices.switch.is_some(),
     };
     let back_ends = serve_guests(&service, devices);
@@ -64,6 +64,11 @@ async fn start_machine(info: &BootInfo) -> Devices {
         }
     }
     devices
+}
+
+/// A disk as the toolstack needs to know it.
+fn machine_disk(disk: &Disk) -> MachineDisk {
+    MachineDisk { name: disk.name.clone(), sectors: disk.device.geometry().sectors }
 }
 
 /// Starts the back ends for what the machine has.

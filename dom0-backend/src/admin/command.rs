@@ -50,7 +50,8 @@ Settings of `create`:
   cmdline=\"TEXT\"   its command line                                 [empty]
   disk=TARGET[,NAME[,r|w]]
                    a disk; TARGET is a disk of the machine (disk0) or a part of one
-                   (disk0@OFFSET, disk0@OFFSET+SIZE; sizes such as 64M)
+                   (disk0@OFFSET, disk0@OFFSET+SIZE; sizes such as 64M);
+                   r! or w! to have what another guest has
   vif, vif=mac=ADDRESS
                    a network interface at the switch
   on_poweroff=, on_reboot=, on_crash=

@@ -2,10 +2,10 @@
 //!
 //! Written as `target,name,access`, the last two optional: `disk0`, `disk0,xvda,w`, `disk0@64M,xvdb,r`,
 //! `disk0@64M+32M`. A target is a disk of the machine, or the part of it from an offset on, with or without a
-//! size.
+//! size. An exclamation mark behind the access allows what otherwise is refused: that several guests have the same
+//! sectors, and one of them writes.
 
 use alloc::borrow::ToOwned;
-use alloc::format;
 use alloc::string::String;
 use core::fmt;
 use core::str::FromStr;
@@ -36,6 +36,8 @@ pub struct GuestDisk {
     pub name: String,
     /// Whether the guest may write.
     pub is_writable: bool,
+    /// Whether other guests may have the same sectors.
+    pub is_shared: bool,
 }
 
 /// What is wrong with a disk's setting.
@@ -45,7 +47,7 @@ pub enum DiskError {
     Target(String),
     /// Not `xvda` to `xvdp`.
     Name(String),
-    /// Neither `r` nor `w`.
+    /// Neither `r` nor `w`, with or without `!`.
     Access(String),
     /// More than three parts.
     TooMuch(String),
@@ -59,7 +61,7 @@ impl fmt::Display for DiskError {
                 "disk={text}: NAME, NAME@OFFSET or NAME@OFFSET+SIZE in whole sectors (such as disk0@64M) is expected"
             ),
             Self::Name(name) => write!(formatter, "{name:?} is no name for a guest's disk: xvda to xvdp"),
-            Self::Access(access) => write!(formatter, "{access:?} is no access to a disk: r or w"),
+            Self::Access(access) => write!(formatter, "{access:?} is no access to a disk: r, w, r! or w!"),
             Self::TooMuch(text) => write!(formatter, "disk={text}: TARGET,NAME,ACCESS is expected"),
         }
     }
@@ -74,7 +76,7 @@ impl GuestDisk {
     ///
     /// [`DiskError::Target`].
     pub fn whole(disk: &str) -> Result<Self, DiskError> {
-        Ok(Self { target: disk.parse()?, name: "xvda".to_owned(), is_writable: true })
+        Ok(Self { target: disk.parse()?, name: "xvda".to_owned(), is_writable: true, is_shared: false })
     }
 
     /// The number by which the disk goes in the store; `None` before it has a name.
@@ -91,6 +93,31 @@ fn index_of(name: &str) -> Option<u32> {
     }
 }
 
+impl GuestDisk {
+    /// Whether giving both disks to guests would let one guest change what the other reads.
+    pub fn conflicts_with(&self, other: &Self) -> bool {
+        (self.is_writable || other.is_writable) && self.target.overlaps(&other.target)
+    }
+}
+
+impl Target {
+    /// Whether it lies on a disk of this many sectors.
+    pub fn lies_within(&self, disk_sectors: u64) -> bool {
+        match self.sectors {
+            None => self.first_sector < disk_sectors,
+            Some(count) => self.first_sector.checked_add(count).is_some_and(|end| end <= disk_sectors),
+        }
+    }
+
+    /// Whether some sector belongs to both.
+    fn overlaps(&self, other: &Self) -> bool {
+        let end = |target: &Self| {
+            target.sectors.map_or(u64::MAX, |count| target.first_sector.saturating_add(count))
+        };
+        self.disk == other.disk && self.first_sector < end(other) && other.first_sector < end(self)
+    }
+}
+
 impl FromStr for GuestDisk {
     type Err = DiskError;
 
@@ -101,15 +128,17 @@ impl FromStr for GuestDisk {
         if !name.is_empty() && index_of(name).is_none() {
             return Err(DiskError::Name(name.to_owned()));
         }
-        let is_writable = match parts.next().unwrap_or("w") {
+        let access = parts.next().unwrap_or("w");
+        let is_writable = match access.trim_end_matches('!') {
             "w" | "rw" => true,
             "r" | "ro" => false,
-            other => return Err(DiskError::Access(other.to_owned())),
+            _ => return Err(DiskError::Access(access.to_owned())),
         };
+        let is_shared = access.ends_with('!');
         if parts.next().is_some() {
             return Err(DiskError::TooMuch(text.to_owned()));
         }
-        Ok(Self { target, name: name.to_owned(), is_writable })
+        Ok(Self { target, name: name.to_owned(), is_writable, is_shared })
     }
 }
 
@@ -162,14 +191,6 @@ impl fmt::Display for Target {
             (first, None) => write!(formatter, "@{}", bytes(first)),
             (first, Some(count)) => write!(formatter, "@{}+{}", bytes(first), bytes(count)),
         }
-    }
-}
-
-/// As it was written.
-impl fmt::Display for GuestDisk {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let access = if self.is_writable { 'w' } else { 'r' };
-        formatter.write_str(&format!("{},{},{access}", self.target, self.name))
     }
 }
 
@@ -234,5 +255,25 @@ mod tests {
     fn there_are_sixteen_disks() {
         assert!("disk0,xvdp".parse::<GuestDisk>().is_ok());
         assert!("disk0,xvdq".parse::<GuestDisk>().is_err());
+    }
+
+    #[test]
+    fn sectors_that_one_guest_writes_are_nobody_elses() {
+        let disk = |text: &str| text.parse::<GuestDisk>().unwrap();
+        let conflict = |one: &str, two: &str| disk(one).conflicts_with(&disk(two));
+        assert!(conflict("disk0", "disk0"));
+        assert!(conflict("disk0,xvda,r", "disk0@1M"));
+        assert!(!conflict("disk0,xvda,r", "disk0,xvda,r"));
+        assert!(!conflict("disk0", "disk1"));
+        assert!(!conflict("disk0@0+1M", "disk0@1M"));
+        assert!(conflict("disk0@0+1M", "disk0@512+512"));
+        assert!(disk("disk0,xvda,w!").is_shared && !disk("disk0").is_shared);
+    }
+
+    #[test]
+    fn a_target_must_lie_on_the_disk() {
+        let lies = |text: &str| text.parse::<Target>().unwrap().lies_within(2048);
+        assert!(lies("disk0") && lies("disk0@512") && lies("disk0@512K+512K"));
+        assert!(!lies("disk0@1M") && !lies("disk0@512K+513K") && !lies("disk0@0+2M"));
     }
 }

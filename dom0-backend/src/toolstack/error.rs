@@ -6,6 +6,7 @@ use core::fmt;
 use domain_image::{ImageError, LayoutError};
 use hypercall_abi::Errno;
 
+use super::disk::Target;
 use crate::store;
 
 /// Why a guest cannot be made.
@@ -37,6 +38,20 @@ pub enum CreateError {
         needed: u64,
         /// MiB that are free.
         free: u64,
+    },
+    /// A part of a disk that the disk does not have.
+    NotOnDisk {
+        /// The part.
+        target: Target,
+        /// Bytes on the disk.
+        size: u64,
+    },
+    /// Another guest has the same sectors, and one of the two may write.
+    DiskInUse {
+        /// The sectors.
+        target: Target,
+        /// The other guest.
+        guest: String,
     },
     /// The hypervisor refused a step.
     Refused {
@@ -71,6 +86,13 @@ impl fmt::Display for CreateError {
             Self::Memory { needed, free } => {
                 write!(formatter, "needs {needed} MiB of memory; {free} MiB free")
             }
+            Self::NotOnDisk { target, size } => {
+                write!(formatter, "{target} is not on the disk: {} has {size} bytes", target.disk)
+            }
+            Self::DiskInUse { target, guest } => write!(
+                formatter,
+                "{target} is in use by {guest}; to share it all the same, put ! behind the access, as in {target},xvda,w!"
+            ),
             Self::Refused { step, errno } => write!(formatter, "the hypervisor refused to {step}: {errno}"),
             Self::Store(error) => write!(formatter, "the store: {error}"),
             Self::NotIntroduced => {

@@ -38,6 +38,7 @@ use pv_runtime::executor::wall_clock;
 use pv_runtime::xenbus::Store;
 
 use crate::archive::Archive;
+use crate::block::SECTOR_SIZE;
 use crate::console::Consoles;
 use crate::store_service::StoreService;
 use builder::{BuiltDomain, Parts};
@@ -52,11 +53,20 @@ pub use lifecycle::ShutdownRequest;
 pub use nic::{GuestNic, MacAddress, NicError};
 pub use watch::look_after_guests;
 
+/// A disk of the machine.
+#[derive(Clone, Debug)]
+pub struct MachineDisk {
+    /// What it is called.
+    pub name: String,
+    /// Its size in sectors of 512 bytes.
+    pub sectors: u64,
+}
+
 /// What the machine has for guests.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    /// The names of its disks.
-    pub disks: Vec<String>,
+    /// Its disks.
+    pub disks: Vec<MachineDisk>,
     /// Whether there is a switch to which interfaces of guests can be connected.
     pub has_switch: bool,
 }
@@ -138,6 +148,7 @@ impl Toolstack {
     pub async fn create(&self, configuration: &GuestConfiguration) -> Result<Rc<Guest>, CreateError> {
         let _name = self.reserve(&configuration.name)?;
         let configuration = self.without_missing_devices(configuration);
+        self.check_disks(&configuration)?;
         let handle = Handle::new(self.made.get());
         self.made.set(self.made.get() + 1);
         let built = builder::build(&self.parts(&configuration, handle)?).await?;
@@ -230,7 +241,7 @@ impl Toolstack {
     fn without_missing_devices(&self, configuration: &GuestConfiguration) -> GuestConfiguration {
         let mut possible = configuration.clone();
         possible.disks.retain(|disk| {
-            let is_there = self.inventory.disks.contains(&disk.target.disk);
+            let is_there = self.machine_disk(disk).is_some();
             if !is_there {
                 pv_runtime::println!("{}", self.missing_disk(&configuration.name, disk));
             }
@@ -246,10 +257,40 @@ impl Toolstack {
         possible
     }
 
+    fn machine_disk(&self, disk: &GuestDisk) -> Option<&MachineDisk> {
+        self.inventory.disks.iter().find(|known| known.name == disk.target.disk)
+    }
+
+    /// Every disk lies where there is something, and belongs to nobody else who would mind.
+    fn check_disks(&self, configuration: &GuestConfiguration) -> Result<(), CreateError> {
+        for disk in &configuration.disks {
+            let sectors = self.machine_disk(disk).map_or(0, |known| known.sectors);
+            if !disk.target.lies_within(sectors) {
+                let size = sectors.saturating_mul(u64::from(SECTOR_SIZE));
+                return Err(CreateError::NotOnDisk { target: disk.target.clone(), size });
+            }
+            if let Some(guest) = self.user_of(disk) {
+                return Err(CreateError::DiskInUse { target: disk.target.clone(), guest });
+            }
+        }
+        Ok(())
+    }
+
+    /// A guest that does not go together with another one having this disk.
+    fn user_of(&self, disk: &GuestDisk) -> Option<String> {
+        if disk.is_shared {
+            return None;
+        }
+        let guests = self.guests.borrow();
+        let uses =
+            |guest: &&Rc<Guest>| guest.configuration.disks.iter().any(|used| disk.conflicts_with(used));
+        guests.values().find(uses).map(|guest| guest.name().to_owned())
+    }
+
     fn missing_disk(&self, guest: &str, disk: &GuestDisk) -> String {
         let known = match self.inventory.disks.as_slice() {
             [] => "no disks".to_owned(),
-            disks => disks.join(" "),
+            disks => disks.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>().join(" "),
         };
         let (wanted, name) = (&disk.target.disk, &disk.name);
         format!(
@@ -322,7 +363,8 @@ pub(crate) mod tests {
             let configuration =
                 GuestConfiguration::parse("web", ["disk=disk0", "disk=disk7", "vif"]).unwrap();
             let possible = |disks: &[&str], has_switch| {
-                let disks = disks.iter().map(ToString::to_string).collect();
+                let disks =
+                    disks.iter().map(|name| MachineDisk { name: name.to_string(), sectors: 2048 }).collect();
                 let toolstack = toolstack(Inventory { disks, has_switch });
                 let possible = toolstack.without_missing_devices(&configuration);
                 (possible.disks.len(), possible.nics.len())
@@ -335,6 +377,36 @@ pub(crate) mod tests {
                 message,
                 "error: web: the machine has no disk7 (it has no disks): the guest starts without xvdb"
             );
+        });
+    }
+
+    #[test]
+    fn disks_must_be_there_and_free() {
+        testing::run(async {
+            let disks = Vec::from([MachineDisk { name: "disk0".into(), sectors: 2048 }]);
+            let toolstack = toolstack(Inventory { disks, has_switch: true });
+            let check = |word: &str| {
+                let checked = toolstack.check_disks(&GuestConfiguration::parse("web", [word]).unwrap());
+                checked.map_err(|error| error.to_string())
+            };
+            assert_eq!(check("disk=disk0"), Ok(()));
+            assert_eq!(
+                check("disk=disk0@1M"),
+                Err("disk0@1048576 is not on the disk: disk0 has 1048576 bytes".into())
+            );
+            let other = Guest {
+                domain: DomainId(3),
+                handle: Handle::DOM0,
+                configuration: GuestConfiguration::parse("other", ["disk=disk0@512K"]).unwrap(),
+                made_at: core::time::Duration::ZERO,
+                stage: Cell::new(Stage::Alive),
+                is_paused: Cell::new(false),
+            };
+            toolstack.guests.borrow_mut().insert(other.domain, Rc::new(other));
+            let in_use = check("disk=disk0").unwrap_err();
+            assert!(in_use.starts_with("disk0 is in use by other; "), "{in_use}");
+            assert_eq!(check("disk=disk0,xvda,r!"), Ok(()));
+            assert_eq!(check("disk=disk0@0+512K"), Ok(()));
         });
     }
 
