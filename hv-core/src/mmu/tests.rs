@@ -338,6 +338,68 @@ fn superpage_marks_and_unknown_operations_are_refused() {
     }
 }
 
+/// Executes `code` at a fault on `address`; true when it has been done for the guest.
+fn trap(running: &Running, address: u64, code: &[u8], error_code: u32) -> bool {
+    running.store(code);
+    running.with_caller(|caller| {
+        caller.context.registers.rip = DATA;
+        let done = crate::emulate::table_write(caller, address, error_code);
+        assert_eq!(caller.context.registers.rip - DATA, if done { code.len() as u64 } else { 0 });
+        done
+    })
+}
+
+#[test]
+fn a_write_to_a_page_table_is_made_for_the_guest() {
+    let _machine = TestMachine::new(FRAMES);
+    let running = Running::new(1);
+    let (l1, page) = (running.branch.l1, running.guest.frame());
+    running.guest.update(l1, 6, Entry::new(l1, RO)).unwrap();
+    let here = |index: u64| 0x6000 + 8 * index;
+    let store_rax = [0x48, 0x89, 0x03];
+    let set_rax = |value: Entry| running.with_caller(|caller| caller.context.registers.rax = value.0);
+    const WRITE_TO_PRESENT: u32 = 0b0111;
+    set_rax(Entry::new(page, RW | Entry::DIRTY));
+    assert!(trap(&running, here(5), &store_rax, WRITE_TO_PRESENT));
+    assert_eq!(read(l1, 5), Entry::new(page, RW | Entry::DIRTY));
+    let clear_writable = [0xf0, 0x48, 0x0f, 0xba, 0x33, 0x01];
+    assert!(trap(&running, here(5), &clear_writable, WRITE_TO_PRESENT));
+    assert_eq!(read(l1, 5), Entry::new(page, RO | Entry::DIRTY));
+    assert_eq!(info(page).unwrap().state().frame_type(), FrameType::None);
+    audit(&running.held());
+}
+
+#[test]
+fn a_trapped_write_is_checked_like_any_other() {
+    let _machine = TestMachine::new(FRAMES);
+    let (running, other) = (Running::new(1), TestGuest::new(2));
+    let (l1, page) = (running.branch.l1, running.guest.frame());
+    running.guest.update(l1, 6, Entry::new(l1, RO)).unwrap();
+    running.guest.update(l1, 7, Entry::new(running.branch.l2, RO)).unwrap();
+    running.guest.update(l1, 8, Entry::new(page, RO)).unwrap();
+    let store_rax = [0x48, 0x89, 0x03];
+    let attempt = |address: u64, value: Entry, error_code: u32| {
+        running.with_caller(|caller| caller.context.registers.rax = value.0);
+        trap(&running, address, &store_rax, error_code)
+    };
+    let good = Entry::new(page, RO);
+    assert!(!attempt(0x6000, Entry::new(l1, RW), 7), "a table, writable");
+    assert!(!attempt(0x6000, Entry::new(other.frame(), RO), 7), "another domain's frame");
+    assert!(!attempt(0x7000, good, 7), "not level 1");
+    assert!(!attempt(0x8000, good, 7), "plain memory");
+    assert!(!attempt(1 << 40, good, 7), "nothing");
+    assert!(!attempt(0xffff_8000_0000_0000, good, 7), "the hypervisor's");
+    for not_a_plain_write in [0b0110, 0b0101, 0b1111, 0b1_0111] {
+        assert!(!attempt(0x6000, good, not_a_plain_write));
+    }
+    assert!(!trap(&running, 0x6000, &[0x48, 0xab], 7), "an instruction that is not known");
+    running.with_caller(|caller| caller.context.in_kernel = false);
+    assert!(!attempt(0x6000, good, 7), "user mode");
+    running.with_caller(|caller| caller.context.in_kernel = true);
+    assert!(attempt(0x6000, good, 7));
+    audit(&running.held());
+}
+
 const CODE: u64 = 0x00af_9b00_0000_ffff;
 const TASK_SEGMENT: u64 = 0x0000_8900_0000_0067;
 
