@@ -81,7 +81,7 @@ impl GuestDisk {
 
     /// The number by which the disk goes in the store; `None` before it has a name.
     pub fn device_number(&self) -> Option<u32> {
-        Some(XVD_MAJOR << 8 | index_of(&self.name)? * XVD_MINORS)
+        Some((XVD_MAJOR << 8) + index_of(&self.name)? * XVD_MINORS)
     }
 }
 
