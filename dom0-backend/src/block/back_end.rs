@@ -222,7 +222,8 @@ impl Connection for VbdConnection {
         self.state.is_ending.set(true);
         self.completions.ring();
         self.task.join().await;
-        self.connected.borrow_mut().remove(&self.place);
+        let counters = self.connected.borrow_mut().remove(&self.place);
+        log::debug!("disk {} of domain {}: {counters:?}", self.place.1, self.place.0);
     }
 }
 

@@ -233,7 +233,9 @@ impl<P: Platform> Connection for VifConnection<P> {
         let removed = self.switch.borrow_mut().remove_guest(self.port);
         // Unmaps the rings and closes the event channels, with the switch free.
         drop(removed);
-        self.connected.borrow_mut().remove(&self.place);
+        let counters = self.connected.borrow_mut().remove(&self.place);
+        log::debug!("interface {} of domain {}: {counters:?}", self.place.1, self.place.0);
+        log::debug!("switch: {:?}", self.switch.borrow().counters());
     }
 }
 
