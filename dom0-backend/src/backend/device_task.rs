@@ -39,12 +39,15 @@ struct DeviceTask<B: BackEnd> {
     back_end: Rc<B>,
     device: Device,
     own: XenbusState,
+    /// How far the front end had come when the device was shut for a fault, if it has not moved since.
+    refused: Option<XenbusState>,
     connection: Option<B::Connection>,
 }
 
 /// Takes a device through its life, until its directory is gone.
 pub(super) async fn run<B: BackEnd>(back_end: Rc<B>, device: Device) {
-    let mut task = DeviceTask { back_end, device, own: XenbusState::Unknown, connection: None };
+    let mut task =
+        DeviceTask { back_end, device, own: XenbusState::Unknown, refused: None, connection: None };
     if let Err(error) = task.live().await {
         log::error!("{}: given up: {error}", task.device.directory());
     }
@@ -78,12 +81,14 @@ impl<B: BackEnd> DeviceTask<B> {
     }
 
     /// Looks how things stand.
-    async fn look(&self) -> Result<View, StoreError> {
+    async fn look(&mut self) -> Result<View, StoreError> {
         let asked = read_state(self.device.store(), self.device.directory()).await?;
         let front = self.device.peer_state().await?;
         // A number that cannot be read means what a missing one does.
         let online = self.device.read_own::<u32>("online").await.unwrap_or_default();
-        Ok(View { own: self.own, asked, front, is_online: online.unwrap_or(0) != 0 })
+        self.refused = self.refused.filter(|refused| *refused == front);
+        let is_refused = self.refused.is_some();
+        Ok(View { own: self.own, asked, front, is_online: online.unwrap_or(0) != 0, is_refused })
     }
 
     async fn take(&mut self, step: Step) -> Result<(), StoreError> {
@@ -118,6 +123,7 @@ impl<B: BackEnd> DeviceTask<B> {
     async fn shut(&mut self, reason: &str) -> Result<(), StoreError> {
         log::warn!("{}: closed: {reason}", self.device.directory());
         self.disconnect().await;
+        self.refused = Some(self.device.peer_state().await?);
         match self.switch(XenbusState::Closed).await {
             Err(ConnectError::Store(error)) if error == StoreError::Disconnected => Err(error),
             // The directory may have gone meanwhile; that shows at the next look.

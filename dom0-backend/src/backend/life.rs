@@ -17,6 +17,8 @@ pub struct View {
     pub front: XenbusState,
     /// Whether the device is to stay when the front end closes it.
     pub is_online: bool,
+    /// Whether the device was shut for a fault, and the front end has not moved since.
+    pub is_refused: bool,
 }
 
 /// What to do.
@@ -39,7 +41,7 @@ pub enum Step {
 /// The next step.
 pub fn next_step(view: &View) -> Step {
     use XenbusState::*;
-    let View { own, asked, front, is_online } = *view;
+    let View { own, asked, front, is_online, is_refused } = *view;
     if asked == Unknown {
         return Step::End;
     }
@@ -51,7 +53,7 @@ pub fn next_step(view: &View) -> Step {
         Unknown if own != Closed && (is_open(own) || asked == Closing) => Step::Finish,
         Closed if own != Closed => Step::Finish,
         Closing if own == Connected => Step::Close,
-        Initialising if matches!(own, Connected | Closed) && is_online => Step::Offer,
+        Initialising if matches!(own, Connected | Closed) && is_online && !is_refused => Step::Offer,
         Initialising if asked == Closing && own != Closed => Step::Finish,
         Initialised | Connected if own == InitWait && asked != Closing => Step::Connect,
         _ => Step::Wait,
@@ -70,7 +72,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn view(own: XenbusState, front: XenbusState) -> View {
-        View { own, asked: own, front, is_online: true }
+        View { own, asked: own, front, is_online: true, is_refused: false }
     }
 
     #[test]
@@ -125,6 +127,15 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_cannot_be_offered_is_not_offered_again_before_the_front_end_moves() {
+        let refused = View { is_refused: true, ..view(Closed, Initialising) };
+        assert_eq!(next_step(&refused), Step::Wait);
+        let moved = View { front: Closed, is_refused: false, ..refused };
+        assert_eq!(next_step(&moved), Step::Wait);
+        assert_eq!(next_step(&View { front: Initialising, ..moved }), Step::Offer);
+    }
+
+    #[test]
     fn a_directory_made_anew_is_a_new_device() {
         for own in [Connected, Closing, Closed] {
             let anew = View { asked: Initialising, ..view(own, Initialising) };
@@ -154,9 +165,12 @@ mod tests {
 
         /// Whatever the front end says, the steps come to rest: no state makes us run in circles.
         #[test]
-        fn every_view_comes_to_rest(own in 1_u32..7, asked in 1_u32..7, front in 0_u32..9, is_online: bool) {
+        fn every_view_comes_to_rest(
+            own in 1_u32..7, asked in 1_u32..7, front in 0_u32..9, is_online: bool, is_refused: bool
+        ) {
             let state = |number| XenbusState::from_number(number).expect("a state");
-            let mut view = View { own: state(own), asked: state(asked), front: state(front), is_online };
+            let (own, asked, front) = (state(own), state(asked), state(front));
+            let mut view = View { own, asked, front, is_online, is_refused };
             let mut steps = 0;
             loop {
                 let step = next_step(&view);

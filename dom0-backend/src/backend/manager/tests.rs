@@ -19,6 +19,7 @@ const FRONT: &str = "/local/domain/7/device/fake/3";
 struct Fake {
     log: Rc<RefCell<Vec<&'static str>>>,
     refuses: Cell<bool>,
+    offers_nothing: Cell<bool>,
     failure: Rc<Signal<String>>,
 }
 
@@ -33,6 +34,9 @@ impl BackEnd for Fake {
 
     async fn offer(&self, device: &Device) -> Result<(), ConnectError> {
         self.log.borrow_mut().push("offer");
+        if self.offers_nothing.get() {
+            return Err(ConnectError::Missing("disk"));
+        }
         Ok(device.store().write(&device.key("feature-fake"), "1").await?)
     }
 
@@ -158,6 +162,22 @@ fn a_front_end_that_cannot_be_connected_is_shut_once() {
         bench.front(Connected).await;
         assert_eq!(bench.back().await, Closed);
         assert_eq!(bench.log(), ["offer", "connect"]);
+    });
+}
+
+#[test]
+fn a_device_that_cannot_be_offered_is_tried_once_each_time_the_front_end_starts_over() {
+    testing::run(async {
+        let bench = Bench::new().await;
+        bench.fake.offers_nothing.set(true);
+        bench.create().await;
+        assert_eq!(bench.back().await, Closed);
+        assert_eq!(bench.log(), ["offer"]);
+        bench.front(Closed).await;
+        assert_eq!(bench.back().await, Closed);
+        bench.front(Initialising).await;
+        assert_eq!(bench.back().await, Closed);
+        assert_eq!(bench.log(), ["offer"]);
     });
 }
 
