@@ -29,7 +29,9 @@ pub use x86_64::{
     clock, cpu,
     descriptor_tables::segment_base_of,
     fpu::{FpuState, apply_task_switched, restore as fpu_restore},
-    guest_memory, io_apic, local_apic, msi, port, power, serial,
+    guest_memory, io_apic, local_apic, msi,
+    paging::machine_to_physical_extent,
+    port, power, serial,
     start::cpuid,
     switch::{
         enter_kernel_mode, enter_user_mode, fault_address, forget, load_descriptor_tables, load_page_tables,

@@ -13,7 +13,7 @@ use crate::{
     machine::machine,
     vcpu::Vcpu,
 };
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use hypercall_abi::{DomainId, Errno, MachineFrame, VcpuId, xen::VcpuInfo};
 use spin::{Mutex, Once, RwLock};
 
@@ -176,12 +176,17 @@ type Leaf = FrameBox<[Option<DomainRef>; LEAF]>;
 /// All domains, by number.
 pub struct DomainTable {
     leaves: RwLock<[Option<Leaf>; MAX_DOMAINS.div_ceil(LEAF)]>,
+    /// The number given out last.
+    last_given: AtomicU16,
 }
 
 impl DomainTable {
     /// A table without domains.
     pub const fn new() -> Self {
-        Self { leaves: RwLock::new([const { None }; MAX_DOMAINS.div_ceil(LEAF)]) }
+        Self {
+            leaves: RwLock::new([const { None }; MAX_DOMAINS.div_ceil(LEAF)]),
+            last_given: AtomicU16::new(0),
+        }
     }
 
     /// The domain of this number.
@@ -222,14 +227,18 @@ impl DomainTable {
         numbers.into_iter().find_map(|number| leaves[number / LEAF].as_ref()?[number % LEAF].clone())
     }
 
-    /// The lowest number from `first` on that no domain has.
-    pub fn free_id_from(&self, first: DomainId) -> Option<DomainId> {
+    /// A number that no domain has. Numbers are given out upwards and reused as late as possible, so that what still
+    /// speaks of a domain that is gone is not taken to speak of another.
+    pub fn free_id(&self) -> Option<DomainId> {
         let leaves = self.leaves.read();
         let is_free = |number: &usize| match &leaves[number / LEAF] {
             Some(leaf) => leaf[number % LEAF].is_none(),
             None => true,
         };
-        (first.0 as usize..MAX_DOMAINS).find(is_free).map(|number| DomainId(number as u16))
+        let last = usize::from(self.last_given.load(Ordering::Relaxed));
+        let number = (last + 1..MAX_DOMAINS).chain(1..=last).find(is_free)? as u16;
+        self.last_given.store(number, Ordering::Relaxed);
+        Some(DomainId(number))
     }
 }
 
@@ -242,4 +251,18 @@ impl Default for DomainTable {
 /// The domain of this number, if it exists and is not yet dead.
 pub fn find(id: DomainId) -> Option<DomainRef> {
     machine().domains.get(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_given_upwards_and_wrap_around() {
+        let table = DomainTable::new();
+        assert_eq!(table.free_id(), Some(DomainId(1)), "0 is the control domain's");
+        assert_eq!(table.free_id(), Some(DomainId(2)), "though nobody took 1");
+        table.last_given.store(MAX_DOMAINS as u16 - 1, Ordering::Relaxed);
+        assert_eq!(table.free_id(), Some(DomainId(1)));
+    }
 }

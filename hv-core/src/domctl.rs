@@ -125,9 +125,7 @@ fn create(call: &Domctl) -> Result<DomainId, Errno> {
         return Err(Errno::EINVAL);
     }
     let id = match call.domain {
-        DomainId::ZERO | DomainId::INVALID => {
-            machine().domains.free_id_from(DomainId(1)).ok_or(Errno::ENOMEM)?
-        }
+        DomainId::ZERO | DomainId::INVALID => machine().domains.free_id().ok_or(Errno::ENOMEM)?,
         id => id,
     };
     let domain = lifecycle::create(&Configuration {

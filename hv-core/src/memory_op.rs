@@ -41,6 +41,7 @@ pub fn memory_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallRes
         XENMEM_MAXIMUM_RESERVATION => about(caller, address, |domain| domain.memory.maximum()),
         XENMEM_CLAIM_PAGES => claim(caller, address),
         XENMEM_MAXIMUM_RAM_PAGE => Ok(crate::direct_map::frame_count() - 1),
+        XENMEM_MACHPHYS_MFN_LIST => map::machphys_mfn_list(address),
         XENMEM_MACHPHYS_MAPPING => map::machphys_mapping(address),
         XENMEM_MACHINE_MEMORY_MAP => map::machine_memory_map(caller, address),
         // These are about the memory of domains whose frame numbers are translated for them.

@@ -64,6 +64,11 @@ pub fn enter_user_mode(context: &mut Context) {
     load_page_tables(context);
 }
 
+/// The table lies in the test's own memory and has no extents.
+pub fn machine_to_physical_extent(_number: u64) -> Option<MachineFrame> {
+    None
+}
+
 /// The address of the last page fault: none happens here.
 pub fn fault_address() -> u64 {
     0

@@ -2,7 +2,7 @@
 
 use super::read;
 use crate::{
-    direct_map, guest_access,
+    arch, direct_map, guest_access,
     hypercall::{Caller, HypercallResult},
     machine::machine,
 };
@@ -59,6 +59,19 @@ pub(super) fn machine_memory_map(caller: &Caller<'_>, address: u64) -> Hypercall
         guest_access::write_element(argument.buffer, index, entry)?;
     }
     argument.nr_entries = written as u32;
+    guest_access::write(address, &argument)?;
+    Ok(0)
+}
+
+/// `XENMEM_machphys_mfn_list`: the first frame of each 2 MiB of the machine-to-physical table.
+pub(super) fn machphys_mfn_list(address: u64) -> HypercallResult {
+    let mut argument: MachphysMfnList = guest_access::read(address)?;
+    let extents = (0..u64::from(argument.max_extents)).map_while(arch::machine_to_physical_extent);
+    argument.nr_extents = 0;
+    for (index, extent) in (0..).zip(extents) {
+        guest_access::write_element(argument.extent_start, index, &extent)?;
+        argument.nr_extents += 1;
+    }
     guest_access::write(address, &argument)?;
     Ok(0)
 }

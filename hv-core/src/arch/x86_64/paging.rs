@@ -76,6 +76,16 @@ impl EarlyFrames {
         frame
     }
 
+    /// 2 MiB, aligned and zeroed; what is skipped for the alignment is lost until the machine restarts.
+    fn take_large(&mut self) -> u64 {
+        while !self.next.is_multiple_of(LARGE_PAGE) {
+            self.take();
+        }
+        let start = self.next;
+        (0..LARGE_PAGE / PAGE_SIZE).for_each(|_| drop(self.take()));
+        start
+    }
+
     /// Where the next frame would come from.
     pub fn position(&self) -> u64 {
         self.next
@@ -145,26 +155,40 @@ fn map_range(mut address: u64, range: Range<u64>, flags: u64, frames: &mut Early
 
 /// Frame table and machine-to-physical table: fresh memory, the latter seen twice.
 fn map_frame_tables(frame_count: u64, frames: &mut EarlyFrames) {
-    let table_size = (frame_count * size_of::<FrameInfo>() as u64).next_multiple_of(PAGE_SIZE);
-    map_fresh(&[(FRAME_TABLE_BASE, DATA)], table_size, frames);
-    let list_size = (frame_count * 8).next_multiple_of(PAGE_SIZE);
-    let for_guests = PRESENT | USER | ACCESSED_DIRTY | NO_EXECUTE;
-    map_fresh(
-        &[(MACHINE_TO_PHYSICAL_WRITABLE_BASE, DATA), (MACHINE_TO_PHYSICAL_BASE, for_guests)],
-        list_size,
-        frames,
-    );
-}
-
-fn map_fresh(places: &[(u64, u64)], size: u64, frames: &mut EarlyFrames) {
-    for offset in (0..size).step_by(PAGE_SIZE as usize) {
+    let table_size = frame_count * size_of::<FrameInfo>() as u64;
+    for address in (FRAME_TABLE_BASE..FRAME_TABLE_BASE + table_size).step_by(PAGE_SIZE as usize) {
         let frame = frames.take();
-        for &(base, flags) in places {
+        table(address, 1, frames)[index(address, 1)]
+            .store(frame.physical_address() | DATA, Ordering::Relaxed);
+    }
+    let for_guests = PRESENT | USER | ACCESSED_DIRTY | NO_EXECUTE;
+    for offset in (0..frame_count * 8).step_by(LARGE_PAGE as usize) {
+        let extent = frames.take_large();
+        for (base, flags) in
+            [(MACHINE_TO_PHYSICAL_WRITABLE_BASE, DATA), (MACHINE_TO_PHYSICAL_BASE, for_guests)]
+        {
             let address = base + offset;
-            table(address, 1, frames)[index(address, 1)]
-                .store(frame.physical_address() | flags, Ordering::Relaxed);
+            table(address, 2, frames)[index(address, 2)].store(extent | flags | LARGE, Ordering::Relaxed);
         }
     }
+}
+
+/// The first frame of piece `number` of the machine-to-physical table, which is made of 2 MiB each.
+pub fn machine_to_physical_extent(number: u64) -> Option<MachineFrame> {
+    let address = MACHINE_TO_PHYSICAL_BASE.checked_add(number.checked_mul(LARGE_PAGE)?)?;
+    if index(address, 4) != FIRST_HYPERVISOR_SLOT {
+        return None;
+    }
+    let mut current = direct_map::words(MachineFrame(ROOT.load(Ordering::Relaxed) / PAGE_SIZE));
+    for level in [4, 3] {
+        let entry = current[index(address, level)].load(Ordering::Relaxed);
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        current = direct_map::words(MachineFrame((entry & ADDRESS) / PAGE_SIZE));
+    }
+    let entry = current[index(address, 2)].load(Ordering::Relaxed);
+    (entry & PRESENT != 0).then_some(MachineFrame((entry & ADDRESS) / PAGE_SIZE))
 }
 
 /// The L1 tables of the descriptor windows and of the devices' gigabyte, so that mapping there never allocates.
