@@ -82,7 +82,9 @@ impl EarlyFrames {
             self.take();
         }
         let start = self.next;
-        (0..LARGE_PAGE / PAGE_SIZE).for_each(|_| drop(self.take()));
+        while self.next < start + LARGE_PAGE {
+            self.take();
+        }
         start
     }
 
