@@ -10,6 +10,7 @@
 //!
 //! The last word is 0 if the command went well. A guest that lies here deceives only who asked it.
 
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
@@ -48,13 +49,13 @@ impl fmt::Display for SessionError {
 
 impl core::error::Error for SessionError {}
 
-/// What is known of commands under way.
-#[derive(Default)]
+/// What is known of commands under way. The guest may be busy with commands of others before.
 struct Progress {
     /// The beginning of a line.
     line: String,
+    /// Commands that have not ended.
+    left: VecDeque<String>,
     is_running: bool,
-    ended: usize,
     worst: u32,
 }
 
@@ -66,6 +67,12 @@ enum Heard {
 }
 
 impl Progress {
+    /// Nothing is known yet of `commands`, which are separated by semicolons.
+    fn new(commands: &str) -> Self {
+        let commands = commands.split(';').map(str::trim).filter(|command| !command.is_empty());
+        Self { line: String::new(), left: commands.map(String::from).collect(), is_running: false, worst: 0 }
+    }
+
     /// Takes a piece of what the guest printed, and passes the commands' output on.
     fn take(&mut self, text: &str, output: &mut impl FnMut(&str)) {
         for piece in text.split_inclusive('\n') {
@@ -82,18 +89,22 @@ impl Progress {
         let whole = core::mem::take(&mut self.line);
         let line = whole.trim_end_matches(['\r', '\n']);
         if !self.is_running {
-            self.is_running = line.starts_with(BEGIN);
+            self.is_running = line.strip_prefix(BEGIN).is_some_and(|command| self.is_next(command));
             return Heard::Nothing;
         }
         match line.strip_prefix(END).and_then(|status| status.trim().parse::<u32>().ok()) {
             Some(status) => {
                 self.is_running = false;
-                self.ended += 1;
+                self.left.pop_front();
                 self.worst = self.worst.max(status);
                 Heard::Nothing
             }
             None => Heard::Output(harmless_lines(line.as_bytes()).concat() + "\n"),
         }
+    }
+
+    fn is_next(&self, command: &str) -> bool {
+        self.left.front().is_some_and(|next| next == command.trim())
     }
 }
 
@@ -109,25 +120,23 @@ pub async fn run_command(
     limit: Duration,
     mut output: impl FnMut(&str),
 ) -> Result<u32, SessionError> {
-    let commands = command.split(';').filter(|command| !command.trim().is_empty()).count();
     let position = console.end();
     console.send(format!("{RUN}{command}\n").as_bytes()).map_err(|_| SessionError::NotRead)?;
-    let session = follow(console, position, commands, &mut output);
+    let session = follow(console, position, Progress::new(command), &mut output);
     timeout(limit, session).await.map_err(|_| SessionError::TimedOut)?
 }
 
 async fn follow(
     console: &GuestConsole,
     mut position: u64,
-    commands: usize,
+    mut progress: Progress,
     output: &mut impl FnMut(&str),
 ) -> Result<u32, SessionError> {
-    let mut progress = Progress::default();
     loop {
         let fresh = console.since(position);
         position = console.end();
         progress.take(&String::from_utf8_lossy(&fresh), output);
-        if progress.ended >= commands {
+        if progress.left.is_empty() {
             return Ok(progress.worst);
         }
         if !console.is_open() {
@@ -143,19 +152,20 @@ mod tests {
     use super::*;
     use pv_runtime::executor::testing;
 
-    fn heard(pieces: &[&str]) -> (String, usize, u32) {
-        let mut progress = Progress::default();
+    /// What was printed, how many commands are left, and the worst status.
+    fn heard(commands: &str, pieces: &[&str]) -> (String, usize, u32) {
+        let mut progress = Progress::new(commands);
         let mut output = String::new();
         for piece in pieces {
             progress.take(piece, &mut |line| output.push_str(line));
         }
-        (output, progress.ended, progress.worst)
+        (output, progress.left.len(), progress.worst)
     }
 
     #[test]
     fn only_what_commands_print_is_passed_on() {
         let text = "guest> @run echo a\r\n@run-begin echo a\r\na\r\n@run-end 0\r\nguest> ";
-        assert_eq!(heard(&[text]), ("a\n".into(), 1, 0));
+        assert_eq!(heard("echo a", &[text]), ("a\n".into(), 0, 0));
     }
 
     #[test]
@@ -164,19 +174,25 @@ mod tests {
         for size in 1..20 {
             let pieces: alloc::vec::Vec<_> =
                 text.as_bytes().chunks(size).map(|piece| core::str::from_utf8(piece).unwrap()).collect();
-            assert_eq!(heard(&pieces), ("first\nsecond\n".into(), 1, 1), "in pieces of {size}");
+            assert_eq!(heard("x", &pieces), ("first\nsecond\n".into(), 0, 1), "in pieces of {size}");
         }
     }
 
     #[test]
     fn the_worst_of_several_counts() {
         let text = "@run-begin a\n@run-end 0\n@run-begin b\n@run-end 3\n@run-begin c\n@run-end 1\n";
-        assert_eq!(heard(&[text]), (String::new(), 3, 3));
+        assert_eq!(heard("a; b;c", &[text]), (String::new(), 0, 3));
+    }
+
+    #[test]
+    fn commands_that_the_guest_was_busy_with_are_not_ours() {
+        let text = "script\n@run-end 1\n@run-begin other\nx\n@run-end 1\n@run-begin ours\ny\n@run-end 0\n";
+        assert_eq!(heard("ours", &[text]), ("y\n".into(), 0, 0));
     }
 
     #[test]
     fn ends_without_a_beginning_or_a_number_count_for_nothing() {
-        assert_eq!(heard(&["@run-end 0\n@run-begin a\n@run-end x\n"]), ("@run-end x\n".into(), 0, 0));
+        assert_eq!(heard("a", &["@run-end 0\n@run-begin a\n@run-end x\n"]), ("@run-end x\n".into(), 1, 0));
     }
 
     #[test]
@@ -194,7 +210,8 @@ mod tests {
             let console = console("dying");
             console.print("@run-begin x\nsome\n");
             let mut output = String::new();
-            let outcome = follow(&console, 0, 1, &mut |line: &str| output.push_str(line)).await;
+            let outcome =
+                follow(&console, 0, Progress::new("x"), &mut |line: &str| output.push_str(line)).await;
             (outcome, output)
         });
         assert_eq!(outcome, (Err(SessionError::Ended), "some\n".into()));
