@@ -7,6 +7,8 @@ use xtask::scratch::Scratch;
 
 /// What shows that a command can be typed.
 const PROMPT: &str = "dom0> ";
+/// How messages of domain 0's log begin.
+const DOM0_LOG: &str = "(dom0) [";
 /// How long a command may take unless told otherwise.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -30,17 +32,28 @@ impl Prompt {
         prompt
     }
 
-    /// Types a command; what it printed, which is what came until the next prompt.
+    /// Types a command; what it printed, which is what came until the next prompt, less domain 0's own log.
     ///
     /// # Panics
     ///
     /// If there is no next prompt in time.
     #[track_caller]
     pub fn run(&mut self, command: &str) -> String {
+        self.run_within(command, LIMIT)
+    }
+
+    /// Types a command that may take so long; what it printed.
+    ///
+    /// # Panics
+    ///
+    /// If there is no next prompt in time.
+    #[track_caller]
+    pub fn run_within(&mut self, command: &str, limit: Duration) -> String {
         self.type_line(command);
         self.wait_for("\n");
-        let printed = self.wait_for(PROMPT);
-        printed.strip_suffix(PROMPT).unwrap_or(&printed).replace('\r', "")
+        let printed =
+            self.running.wait_for(PROMPT, limit).unwrap_or_else(|error| panic!("{command}: {error}"));
+        without_log(printed.strip_suffix(PROMPT).unwrap_or(&printed))
     }
 
     /// Types a command that is expected to succeed.
@@ -101,4 +114,10 @@ impl Prompt {
     pub fn console(&self) -> String {
         self.running.transcript()
     }
+}
+
+/// The lines of a text that are no messages of domain 0's log.
+fn without_log(text: &str) -> String {
+    let lines = text.split_inclusive('\n').filter(|line| !line.starts_with(DOM0_LOG));
+    lines.collect::<String>().replace('\r', "")
 }

@@ -4,7 +4,9 @@
 
 mod boot;
 mod disc;
+mod disk;
 mod execution;
 mod guests;
+mod network;
 mod prompt;
 mod toolstack;
