@@ -52,7 +52,10 @@ impl Batch {
         session: &mut TableSession<'_>,
         perform: impl FnMut(&mut Caller<'_>, &mut TableSession<'_>, T) -> Result<(), HypercallError>,
     ) -> HypercallResult {
-        let outcome = self.perform_all(caller, session, perform).and_then(|()| session.finish_undoing());
+        let outcome = self.perform_all(caller, session, perform);
+        // After a failure as well: what the guest hears is refused as a table is plain memory to it.
+        let undone = session.finish_undoing();
+        let outcome = outcome.and(undone);
         self.report(caller, size_of::<T>() as u64, outcome)
     }
 

@@ -284,6 +284,43 @@ fn large_trees_are_pinned_and_unpinned_over_several_calls() {
 }
 
 #[test]
+fn tables_of_a_refused_tree_are_plain_memory_at_once() {
+    let _machine = TestMachine::new(FRAMES);
+    let (running, other) = (Running::new(1), TestGuest::new(2));
+    let tree = running.guest.branch();
+    write(tree.l1, 511, Entry::new(other.frame(), RO));
+    let pin = [operation(MMUEXT_PIN_L4_TABLE, tree.l4)];
+    for table in [tree.l4, tree.l3, tree.l2, tree.l1] {
+        assert_eq!(running.mmuext(&pin, SELF).0, failed(Errno::EINVAL));
+        let map = [0x5000, Entry::new(table, RW).0, 0, 0, 0, 0];
+        assert_eq!(running.call(update_va_mapping, map).0, Ok(0), "mapped writable");
+        assert_eq!(running.call(update_va_mapping, [0x5000, 0, 0, 0, 0, 0]).0, Ok(0));
+        assert_eq!(info(table).unwrap().state().frame_type(), FrameType::None);
+    }
+    audit(&running.held());
+}
+
+#[test]
+fn tables_of_a_large_refused_tree_are_undone_before_one_is_mapped() {
+    let _machine = TestMachine::new(FRAMES);
+    let (running, other) = (Running::new(1), TestGuest::new(2));
+    let tree = running.guest.branch();
+    for index in 1..200 {
+        let table = running.guest.frame();
+        write(table, 5, Entry::new(running.guest.frame(), RW));
+        write(tree.l2, index, Entry::new(table, RW));
+    }
+    let bad = running.guest.frame();
+    write(bad, 0, Entry::new(other.frame(), RO));
+    write(tree.l2, 200, Entry::new(bad, RW));
+    assert_eq!(running.mmuext(&[operation(MMUEXT_PIN_L4_TABLE, tree.l4)], SELF).0, failed(Errno::EINVAL));
+    let (result, calls) = running.call(update_va_mapping, [0x5000, Entry::new(tree.l2, RW).0, 0, 0, 0, 0]);
+    assert_eq!(result, Ok(0));
+    assert!(calls > 1, "it took {calls} calls");
+    audit(&running.held());
+}
+
+#[test]
 fn address_spaces_are_switched() {
     let _machine = TestMachine::new(FRAMES);
     let running = Running::new(1);

@@ -1,6 +1,11 @@
 //! `update_va_mapping`: the entry for one address of the running address space, with the flush in the same call.
+//!
+//! Tables that wait to be undone are undone first: the frame to be mapped writable may be one of them.
 
-use super::party::{Frames, Party};
+use super::{
+    BUDGET,
+    party::{Frames, Party},
+};
 use crate::{
     arch,
     domain::Domain,
@@ -17,7 +22,7 @@ use hypercall_abi::{
 /// # Errors
 /// `EINVAL` when no table of level 1 covers the address, or as [`TableSession::update_page`].
 pub fn update_va_mapping(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
-    let mut session = TableSession::open_for_pages(caller.domain);
+    let mut session = TableSession::open(caller.domain, BUDGET)?;
     finish(caller, &mut session, arguments)
 }
 
@@ -29,7 +34,7 @@ pub fn update_va_mapping(caller: &mut Caller<'_>, arguments: &Arguments) -> Hype
 pub fn update_va_mapping_otherdomain(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
     let frames = Frames::named(caller.domain, DomainId(arguments[3] as u16))?;
     let tables = Party::Caller(caller.domain);
-    let mut session = TableSession::open_for_pages(caller.domain);
+    let mut session = TableSession::open(caller.domain, BUDGET)?;
     session.set_mappable(frames.mappable_in(&tables)?);
     finish(caller, &mut session, arguments)
 }
