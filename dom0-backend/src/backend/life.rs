@@ -52,6 +52,8 @@ pub fn next_step(view: &View) -> Step {
     match front {
         Unknown if own != Closed && (is_open(own) || asked == Closing) => Step::Finish,
         Closed if own != Closed => Step::Finish,
+        // Shut for a fault before; whoever asks now waits to be told.
+        _ if own == Closed && asked == Closing => Step::Finish,
         Closing if own == Connected => Step::Close,
         Initialising if matches!(own, Connected | Closed) && is_online && !is_refused => Step::Offer,
         Initialising if asked == Closing && own != Closed => Step::Finish,
@@ -116,7 +118,8 @@ mod tests {
         assert_eq!(asked(InitWait, Unknown), Step::Finish);
         assert_eq!(asked(InitWait, Initialising), Step::Finish);
         assert_eq!(asked(InitWait, Connected), Step::Wait);
-        assert_eq!(asked(Closed, Unknown), Step::Wait);
+        assert_eq!(asked(Closed, Unknown), Step::Finish, "who was closed before says so again");
+        assert_eq!(asked(Closed, Connected), Step::Finish);
     }
 
     #[test]
