@@ -64,6 +64,8 @@ pub fn start() {
     let mut next = DomainId(0);
     while let Some(domain) = machine().domains.next_from(next) {
         domain.vcpus().for_each(|vcpu| vcpu.own_ticks.store(0, Ordering::Relaxed));
+        domain.event_channels.counters.reset();
+        domain.grant_table.counters.reset();
         next = DomainId(domain.id.0 + 1);
     }
     ACCOUNTING.store(true, Ordering::Relaxed);

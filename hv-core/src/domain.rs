@@ -223,8 +223,12 @@ impl DomainTable {
     /// The first domain whose number is at least `id`.
     pub fn next_from(&self, id: DomainId) -> Option<DomainRef> {
         let leaves = self.leaves.read();
-        let numbers = id.0 as usize..MAX_DOMAINS;
-        numbers.into_iter().find_map(|number| leaves[number / LEAF].as_ref()?[number % LEAF].clone())
+        let first = usize::from(id.0);
+        let in_leaf = |leaf: usize| {
+            let start = if leaf == first / LEAF { first % LEAF } else { 0 };
+            leaves[leaf].as_ref()?[start..].iter().find_map(Clone::clone)
+        };
+        (first / LEAF..leaves.len()).find_map(in_leaf)
     }
 
     /// A number that no domain has. Numbers are given out upwards and reused as late as possible, so that what still

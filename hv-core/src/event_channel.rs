@@ -160,6 +160,14 @@ pub struct Counters {
     pub events_received: AtomicU64,
 }
 
+impl Counters {
+    /// Sets all to zero.
+    pub fn reset(&self) {
+        self.events_sent.store(0, Ordering::Relaxed);
+        self.events_received.store(0, Ordering::Relaxed);
+    }
+}
+
 /// A domain's event channels. Takes no frame before the first port is used, and then one for 128 ports.
 pub struct EventChannels {
     ports: Mutex<PortSet>,

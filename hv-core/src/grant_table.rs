@@ -34,7 +34,7 @@ pub use table::frame_for_index;
 pub use unmap::release_all;
 
 use active::Granted;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 use hypercall_abi::grant_table::GNTST_OKAY;
 use maptrack::Maptrack;
 use spin::Mutex;
@@ -75,6 +75,13 @@ impl Counters {
             bytes_copied: AtomicU64::new(0),
             maps: AtomicU64::new(0),
             unmaps: AtomicU64::new(0),
+        }
+    }
+
+    /// Sets all to zero.
+    pub fn reset(&self) {
+        for counter in [&self.copies, &self.bytes_copied, &self.maps, &self.unmaps] {
+            counter.store(0, Ordering::Relaxed);
         }
     }
 }
