@@ -6,6 +6,7 @@ extern crate alloc;
 pub mod admin;
 pub mod archive;
 pub mod backend;
+pub mod bench;
 pub mod block;
 pub mod console;
 pub mod driver;

@@ -4,20 +4,65 @@
 //! a machine that does other things too. Each figure is the least of several rounds after the first, less what taking
 //! the time costs, so it is the cost on a warm path.
 
+mod disk;
+mod marks;
 mod memory;
 mod micro;
+mod net;
+mod offer;
 mod peer;
 mod upcall;
-
-pub use micro::micro;
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use pv_runtime::println;
-use pv_runtime::time::time_stamp_counter;
+use pv_runtime::time::{started_at, time_stamp_counter};
+use smoltcp::wire::EthernetAddress;
+
+use crate::apps::{Failure, machine::Machine};
 
 /// Rounds of each measurement.
 const ROUNDS: usize = 8;
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Benchmark {
+    /// The hypervisor.
+    Micro,
+    /// When this kernel began.
+    Start,
+    /// Requests to the first disk, a page each.
+    Disk {
+        /// How often.
+        rounds: u32,
+        /// Requests of a round, all under way at once.
+        depth: u32,
+    },
+    /// Packets of 1,500 bytes.
+    Net {
+        /// Where they go.
+        to: EthernetAddress,
+        /// How often.
+        rounds: u32,
+        /// Packets of a round, handed over together.
+        packets: u32,
+    },
+}
+
+/// Runs a benchmark.
+///
+/// # Errors
+///
+/// A [`Failure`] that says what is missing, or was refused.
+pub async fn run(machine: &Machine, benchmark: Benchmark) -> Result<(), Failure> {
+    match benchmark {
+        Benchmark::Micro => micro::micro(machine.store.as_ref()).await?,
+        Benchmark::Start => println!("bench: {} first instruction", started_at()),
+        Benchmark::Disk { rounds, depth } => disk::rounds(machine, rounds, depth).await?,
+        Benchmark::Net { to, rounds, packets } => net::rounds(machine, to, rounds, packets).await?,
+    }
+    Ok(())
+}
 
 /// A measurement's name and result.
 pub struct Row {
@@ -66,6 +111,12 @@ impl Table {
     pub fn measure_by(&mut self, name: &str, mut round: impl FnMut(&Self) -> u64) {
         let ticks = (0..ROUNDS).map(|_| round(self)).skip(1).min().unwrap_or(0);
         self.add(name, ticks);
+    }
+
+    /// Enters the least of several rounds after the first.
+    pub fn add_least(&mut self, name: &str, rounds: &[u64]) {
+        let least = rounds.iter().skip(1).min().copied().unwrap_or(0);
+        self.add(name, least);
     }
 
     /// Enters a result.

@@ -47,6 +47,10 @@ hypercall_page:
 
 .global _start
 _start:
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    mov [rip + {started_at}], rax
     cld
     mov rdi, rsi
     lea rsp, [rip + boot_stack_top]

@@ -29,6 +29,7 @@ global_asm!(
     start = sym start,
     trap = sym traps::trap,
     upcalls = sym traps::UPCALLS,
+    started_at = sym time::STARTED_AT,
     stack_bytes = const STACK_BYTES,
 );
 

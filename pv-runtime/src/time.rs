@@ -3,7 +3,7 @@
 //! The hypervisor publishes, for each virtual CPU, a reading of the time-stamp counter with the time at that
 //! moment, and the factor between them. A version, odd during an update, tells whether a copy is consistent.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
 use crate::shared_info::{self, ClockFields};
@@ -64,6 +64,14 @@ pub fn time_stamp_counter() -> u64 {
     // SAFETY: the instruction is there on every x86-64 processor, and allowed in ring 3 unless the
     // hypervisor emulates it; it touches no memory.
     unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// What the time-stamp counter read at the kernel's first instruction; written there.
+pub(crate) static STARTED_AT: AtomicU64 = AtomicU64::new(0);
+
+/// What the time-stamp counter read at the kernel's first instruction.
+pub fn started_at() -> u64 {
+    STARTED_AT.load(Ordering::Relaxed)
 }
 
 /// Nanoseconds since the hypervisor started.

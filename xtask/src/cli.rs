@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use crate::bench;
 use crate::build;
 use crate::bundle;
 use crate::check;
@@ -41,6 +42,11 @@ Exit status with --exec:
   124  the time was up
   125  the machine itself failed, or could not be started";
 
+const BENCH_NOTES: &str = "\
+Exit status:
+  0    everything was measured (whether goals are met is in the table)
+  1    something was not, or two runs differ (--twice)";
+
 #[derive(Subcommand, Debug)]
 enum Task {
     /// Make sure of a compiler for bare metal and of QEMU; quick when both are there.
@@ -72,6 +78,9 @@ enum Task {
     },
     /// Check formatting, lints and documentation, for this computer and for the bare machine.
     Check,
+    /// Count what hypercalls, requests and packets cost, in a machine that counts instructions.
+    #[command(after_help = BENCH_NOTES)]
+    Bench(bench::Options),
     /// Run the tests: of every crate on this computer, then of the whole system in QEMU.
     Test(test::Options),
 }
@@ -114,6 +123,7 @@ impl Task {
             Self::Disk { output, size } => {
                 disk::create(&output.unwrap_or_else(|| disk::default_path(workspace)), size)?;
             }
+            Self::Bench(options) => return Ok(status(bench::bench(workspace, &options, consent)?)),
             Self::Check => return Ok(status(check::check(workspace, consent)?)),
             Self::Test(options) => return Ok(status(test::test(workspace, &options, consent)?)),
         }

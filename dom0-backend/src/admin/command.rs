@@ -15,7 +15,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(60);
 const TAIL: usize = 40;
 
 /// What there is to be said about each command: its words, and what it does.
-const USAGES: [(&str, &str); 23] = [
+const USAGES: [(&str, &str); 24] = [
     ("help [COMMAND]", "this list, or more about a command"),
     ("list", "the domains"),
     ("create NAME [SETTING...]", "make a guest and let it run"),
@@ -37,6 +37,7 @@ const USAGES: [(&str, &str); 23] = [
     ("info", "the machine and the hypervisor"),
     ("dmesg", "the hypervisor's log"),
     ("perf", "the hypervisor's counters"),
+    ("bench micro [NAME]", "what hypercalls, requests and packets cost; in guests made for it, or in this one"),
     ("sleep SECONDS", "do nothing for a while"),
     ("poweroff", "ask all guests to end, then switch the machine off; also: shutdown"),
 ];
@@ -122,6 +123,8 @@ pub enum Command {
     Log,
     /// Show the hypervisor's counters.
     Counters,
+    /// Measure what the hypervisor and the back ends cost, in guests made for it or in this one.
+    Bench(Option<String>),
     /// Do nothing for a while.
     Sleep(Duration),
     /// End everything.
@@ -204,6 +207,8 @@ impl Command {
             ("info", []) => Self::Info,
             ("dmesg", []) => Self::Log,
             ("perf", []) => Self::Counters,
+            ("bench", ["micro"]) => Self::Bench(None),
+            ("bench", ["micro", guest]) => Self::Bench(Some(text(guest))),
             ("sleep", [seconds]) => Self::Sleep(Duration::from_secs(number("seconds", seconds)?)),
             _ => return Err(misunderstood(name)),
         })

@@ -18,6 +18,7 @@ use super::command::{Command, StoreCommand, help};
 use super::devices::{self, DeviceReports};
 use super::output::{self, Dom0, Hypervisor};
 use super::store_tree;
+use crate::bench;
 use crate::console::{GuestConsole, harmless_lines, run_command};
 use crate::store::Nodes;
 use crate::toolstack::{Guest, ShutdownRequest, control};
@@ -94,6 +95,7 @@ impl Admin {
             Command::Info => self.describe_machine(),
             Command::Log => print_log(),
             Command::Counters => print_counters(),
+            Command::Bench(guest) => Ok(bench::micro(&self.toolstack, guest.as_deref()).await?),
             Command::Sleep(time) => {
                 sleep(time).await;
                 Ok(())

@@ -225,6 +225,27 @@ pub struct Counter {
     pub values: Vec<u32>,
 }
 
+impl Counter {
+    /// The value: two words are one, the low one first; otherwise the first counts.
+    pub fn value(&self) -> u64 {
+        match *self.values {
+            [low, high] => u64::from(high) << 32 | u64::from(low),
+            [first, ..] => first.into(),
+            [] => 0,
+        }
+    }
+}
+
+/// Sets the hypervisor's counters to zero, and has it account ticks from now on.
+///
+/// # Errors
+///
+/// `ENOSYS` from a hypervisor that was built without.
+pub fn reset_performance_counters() -> Result<(), Errno> {
+    let request = SysctlPerfcOp { cmd: XEN_SYSCTL_PERFCOP_RESET, ..Default::default() };
+    sysctl(&mut Sysctl::new(XEN_SYSCTL_PERFC_OP).with_payload(&request))
+}
+
 /// The hypervisor's counters.
 ///
 /// # Errors
@@ -345,6 +366,8 @@ mod tests {
         let counters = pair_counters(&names, &[7, 8, 9, 10]);
         assert_eq!(counters[0], Counter { name: "one".into(), values: vec![7] });
         assert_eq!(counters[1].values, [8, 9]);
+        assert_eq!(counters[0].value(), 7);
+        assert_eq!(counters[1].value(), 9 << 32 | 8);
         assert_eq!(counters[2].values, [10], "fewer values than announced are no harm");
     }
 }

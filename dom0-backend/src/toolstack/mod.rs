@@ -123,6 +123,11 @@ impl Toolstack {
         &self.consoles
     }
 
+    /// What the machine has for guests.
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
     /// The boot archive.
     pub fn archive(&self) -> &Archive<'static> {
         &self.archive

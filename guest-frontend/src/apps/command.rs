@@ -4,9 +4,10 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::str::{FromStr, SplitAsciiWhitespace};
 
-use smoltcp::wire::Ipv4Address;
+use smoltcp::wire::{EthernetAddress, Ipv4Address};
 
 use super::failure::Failure;
+use crate::bench::Benchmark;
 
 /// What `help` prints.
 pub const HELP: &str = "\
@@ -21,6 +22,9 @@ commands; sizes and offsets are bytes and may end in K, M or G; DISK is a number
   disk-read OFFSET LENGTH [DISK]         print as hexadecimal
   disk-hash OFFSET LENGTH [DISK]         read, print SHA-256
   bench micro                            what hypercalls, events and memory cost
+  bench start                            the time stamp counter at this kernel's first instruction
+  bench disk ROUNDS DEPTH                read so many pages at a time; dom0 counts what it takes
+  bench net MAC ROUNDS PACKETS           send so many packets at a time; dom0 counts what it takes
   sleep SECONDS                          wait
   shutdown, reboot, crash                end this domain
   help                                   this";
@@ -98,8 +102,8 @@ pub enum Command {
     DiskRead(Extent),
     /// Hash data.
     DiskHash(Extent),
-    /// Measure the hypervisor.
-    BenchMicro,
+    /// Measure something.
+    Bench(Benchmark),
     /// Wait.
     Sleep(u64),
     /// Switch off.
@@ -173,11 +177,20 @@ impl Words<'_> {
     }
 
     fn bench(&mut self) -> Result<Command, Failure> {
-        match self.0.next() {
-            Some("micro") => Ok(Command::BenchMicro),
-            Some(word) => Err(Failure::new(format!("no benchmark `{word}`; there is `micro`"))),
-            None => Err(Failure::new("KIND is missing; there is `micro`")),
-        }
+        let benchmark = match self.0.next() {
+            Some("micro") => Benchmark::Micro,
+            Some("start") => Benchmark::Start,
+            Some("disk") => {
+                Benchmark::Disk { rounds: self.required("ROUNDS")?, depth: self.required("DEPTH")? }
+            }
+            Some("net") => {
+                let to: EthernetAddress = self.required("MAC")?;
+                Benchmark::Net { to, rounds: self.required("ROUNDS")?, packets: self.required("PACKETS")? }
+            }
+            Some(word) => return Err(Failure::new(format!("no benchmark `{word}`; try `help`"))),
+            None => return Err(Failure::new("KIND is missing; try `help`")),
+        };
+        Ok(Command::Bench(benchmark))
     }
 
     fn end(&mut self) -> Result<(), Failure> {
@@ -296,9 +309,21 @@ mod tests {
     }
 
     #[test]
+    fn benchmarks_have_their_own_words() {
+        assert_eq!(parsed("bench micro"), Command::Bench(Benchmark::Micro));
+        assert_eq!(parsed("bench disk 8 32"), Command::Bench(Benchmark::Disk { rounds: 8, depth: 32 }));
+        let to = EthernetAddress([0, 0x16, 0x3e, 0, 0xab, 1]);
+        let net = Benchmark::Net { to, rounds: 8, packets: 128 };
+        assert_eq!(parsed("bench net 00:16:3e:00:ab:01 8 128"), Command::Bench(net));
+    }
+
+    #[test]
     fn wrong_lines_are_explained() {
         assert_eq!(complaint("dance"), "no command `dance`; try `help`");
         assert_eq!(complaint("echo-server 70000"), "`70000` is no PORT");
         assert_eq!(complaint("info now"), "`now` is one word too many");
+        assert_eq!(complaint("bench"), "KIND is missing; try `help`");
+        assert_eq!(complaint("bench nothing"), "no benchmark `nothing`; try `help`");
+        assert_eq!(complaint("bench disk 1"), "DEPTH is missing");
     }
 }

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::line::{Line, Typed};
 use super::machine::Machine;
 use super::{disk, echo, http, information, tcp};
-use crate::bench::micro;
+use crate::bench;
 
 /// What shows that a command can be typed.
 const PROMPT: &str = "guest> ";
@@ -85,7 +85,7 @@ async fn run(machine: &Machine, command: Command) -> Result<(), Failure> {
         Command::DiskWrite { seed, extent } => disk::write(&machine.disk(extent.disk)?, seed, extent).await?,
         Command::DiskRead(extent) => disk::print(&machine.disk(extent.disk)?, extent).await?,
         Command::DiskHash(extent) => disk::hash(&machine.disk(extent.disk)?, extent).await?,
-        Command::BenchMicro => micro(machine.store.as_ref()).await?,
+        Command::Bench(benchmark) => bench::run(machine, benchmark).await?,
         Command::Sleep(seconds) => sleep(Duration::from_secs(seconds)).await,
         Command::Shutdown => shutdown(Shutdown::PowerOff),
         Command::Reboot => shutdown(Shutdown::Reboot),

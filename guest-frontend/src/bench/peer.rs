@@ -4,43 +4,31 @@
 //! each round this domain says that it is ready and blocks; dom0 waits until it must be asleep, writes the counter into
 //! the page, and sends.
 
-use alloc::format;
-use hypercall_abi::{DomainId, Errno, GrantReference, Port};
-use pv_runtime::event_channel::EventChannel;
+use alloc::vec::Vec;
+
+use hypercall_abi::{DomainId, Errno, GrantReference};
 use pv_runtime::grant::{GrantAccess, map};
-use pv_runtime::hypercall::sched_block;
 use pv_runtime::memory::SharedMemory;
 use pv_runtime::xenbus::Store;
 
-use super::{ROUNDS, Table, upcall::TimedUpcalls};
-
-/// Where dom0 says how to reach it, below this domain's own directory.
-const DIRECTORY: &str = "bench";
+use super::{ROUNDS, Table, offer, upcall::TimedUpcalls};
 
 /// Measures it, if dom0 offers to.
 ///
 /// # Errors
 /// What the hypervisor or the store says; `ENOENT` when dom0 does not offer.
 pub async fn event_to_a_blocked_peer(table: &mut Table, store: &Store) -> Result<(), Errno> {
-    let number = async |name: &str| {
-        let text = store.read(&format!("{DIRECTORY}/{name}")).await.map_err(|_| Errno::ENOENT)?;
-        text.parse::<u32>().map_err(|_| Errno::EINVAL)
-    };
-    let channel = EventChannel::bind_interdomain(DomainId::ZERO, Port(number("port").await?))?;
-    let page = map(DomainId::ZERO, GrantReference(number("reference").await?), GrantAccess::ReadOnly);
-    let page = page.map_err(|_| Errno::EINVAL)?;
+    let channel = offer::channel(store, "port").await?;
+    let reference = GrantReference(offer::number(store, "reference").await?);
+    let page = map(DomainId::ZERO, reference, GrantAccess::ReadOnly).map_err(|_| Errno::EINVAL)?;
     let timed = TimedUpcalls::start()?;
-    let mut least = u64::MAX;
-    for round in 0..ROUNDS {
-        channel.take_pending();
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
         channel.notify()?;
-        while !channel.take_pending() {
-            sched_block();
-        }
-        if round > 0 {
-            least = least.min(table.between(page.read::<u64>(0), timed.arrived()));
-        }
+        // Nothing else is going on, so the executor blocks at once and the event's upcall is the next one.
+        channel.wait().await;
+        rounds.push(table.between(page.read::<u64>(0), timed.arrived()));
     }
-    table.add("event to a blocked peer, until its upcall", least);
+    table.add_least("event to a blocked peer, until its upcall", &rounds);
     Ok(())
 }

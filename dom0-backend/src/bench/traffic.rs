@@ -1,0 +1,106 @@
+//! What requests and packets cost on their way through the back ends.
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+
+use super::counts::Counts;
+use super::subject::{BenchError, Subject};
+use crate::toolstack::Toolstack;
+
+/// Rounds of each measurement.
+const ROUNDS: u32 = 16;
+/// Packets of a round: half a ring's.
+const PACKETS: u32 = 128;
+/// Requests under way at once.
+const DEPTHS: [u32; 2] = [1, 32];
+/// Settings of a guest that sends packets; it needs no address.
+const SENDER: [&str; 3] = ["memory=32", "vif", "cmdline=noecho ip=10.99.0.1/24"];
+/// Settings of one that receives them.
+const RECEIVER: [&str; 3] = ["memory=32", "vif", "cmdline=noecho ip=10.99.0.2/24"];
+/// Settings of a guest that reads from a disk, which others may read too.
+const READER: [&str; 2] = ["memory=32", "disk=disk0,xvda,r!"];
+/// An address that no interface has.
+const NOBODY: &str = "02:00:00:00:00:01";
+
+/// From one guest to another, and to the machine's network.
+pub async fn over_the_switch(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
+    if !toolstack.inventory().has_switch {
+        return Ok(());
+    }
+    let sender = Subject::make(toolstack, "bench-a", &SENDER).await?;
+    let sent = match Subject::make(toolstack, "bench-b", &RECEIVER).await {
+        Ok(receiver) => {
+            let sent = between(&sender, &receiver).await;
+            receiver.end().await;
+            sent
+        }
+        Err(error) => Err(error),
+    };
+    let sent = match sent {
+        Ok(()) => packets(&sender, NOBODY, "packet of 1,500 bytes, guest to network").await,
+        error => error,
+    };
+    sender.end().await;
+    sent
+}
+
+async fn between(sender: &Subject, receiver: &Subject) -> Result<(), BenchError> {
+    // The switch sends to one only when it has seen where that one is.
+    let service = receiver.offer()?;
+    receiver.run(&format!("bench net {} 1 1", address(sender)), |_| {}).await?;
+    drop(service);
+    packets(sender, &address(receiver), "packet of 1,500 bytes, guest to guest").await
+}
+
+async fn packets(sender: &Subject, to: &str, name: &str) -> Result<(), BenchError> {
+    rounds(sender, name, PACKETS, &|count| format!("bench net {to} {ROUNDS} {count}")).await
+}
+
+/// The address of a guest's first interface.
+fn address(subject: &Subject) -> String {
+    let guest = subject.guest();
+    let address = guest.configuration.nics.first().map(|nic| nic.address(guest.name(), 0));
+    address.map(|address| format!("{address}")).unwrap_or_default()
+}
+
+/// From a disk.
+pub async fn from_disk(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
+    if toolstack.inventory().disks.is_empty() {
+        return Ok(());
+    }
+    let reader = Subject::make(toolstack, "bench", &READER).await?;
+    let mut read = Ok(());
+    for depth in DEPTHS {
+        let name = format!("read of 4 KiB, {depth} at a time");
+        read = rounds(&reader, &name, depth, &|count| format!("bench disk {ROUNDS} {count}")).await;
+        if read.is_err() {
+            break;
+        }
+    }
+    reader.end().await;
+    read
+}
+
+/// Has a guest do rounds with nothing in them and with `count`, and prints the difference.
+async fn rounds(
+    subject: &Subject,
+    name: &str,
+    count: u32,
+    command: &dyn Fn(u32) -> String,
+) -> Result<(), BenchError> {
+    let empty = typical_round(subject, &command(0)).await?;
+    let full = typical_round(subject, &command(count)).await?;
+    for (what, total) in full.without(&empty).named() {
+        pv_runtime::println!("bench: {total}/{count} {name}: {what}");
+    }
+    Ok(())
+}
+
+async fn typical_round(subject: &Subject, command: &str) -> Result<Counts, BenchError> {
+    let service = subject.offer()?;
+    subject.run(command, |_| {}).await?;
+    let rounds = service.take_rounds();
+    log::debug!("{command}: {rounds:?}");
+    Ok(Counts::typical(&rounds))
+}
