@@ -7,6 +7,9 @@ use xtask::scratch::Scratch;
 
 /// What shows that a command can be typed.
 const PROMPT: &str = "dom0> ";
+/// The key that leaves a guest's console, and what is said about it when one is entered.
+pub const LEAVE: &str = "\x1d";
+const LEAVING_KEY_IS: &str = "Ctrl-] leaves it.";
 /// How messages of domain 0's log begin.
 const DOM0_LOG: &str = "(dom0) [";
 /// How long a command may take unless told otherwise.
@@ -66,6 +69,22 @@ impl Prompt {
         let printed = self.run(command);
         assert!(!printed.lines().any(|line| line.starts_with("error: ")), "{command}: {printed}");
         printed
+    }
+
+    /// Enters a guest's console, waits for a text there, and leaves again; the line that begins with the text.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come in time.
+    #[track_caller]
+    pub fn hear(&mut self, guest: &str, text: &str) -> String {
+        self.type_line(&format!("console {guest}"));
+        self.wait_for(LEAVING_KEY_IS);
+        self.wait_for(text);
+        let line = text.to_owned() + self.wait_for("\n").trim_end();
+        self.press(LEAVE);
+        self.wait_for(PROMPT);
+        line
     }
 
     /// Types a line, with the key that ends it.

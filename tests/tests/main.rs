@@ -8,5 +8,6 @@ mod disk;
 mod execution;
 mod guests;
 mod network;
+mod nonsense;
 mod prompt;
 mod toolstack;

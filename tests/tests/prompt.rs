@@ -1,10 +1,8 @@
 //! The administrator's terminal: commands, line editing, guests' consoles, the end.
 
 use tests::Dom0;
+use tests::prompt::LEAVE;
 use xtask::machine::Exit;
-
-/// The key that leaves a guest's console.
-const LEAVE: &str = "\x1d";
 
 #[test]
 fn help_names_every_command_and_list_shows_the_domains() {

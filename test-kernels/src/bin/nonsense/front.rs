@@ -79,14 +79,19 @@ impl Front {
         during("the back end's state", state.map_err(|_| "nothing happens")?)
     }
 
+    /// Whether the back end has given the device up.
+    pub async fn is_closed(&self) -> Result<bool, String> {
+        let state = during("the back end's state", self.device.peer_state().await)?;
+        Ok(matches!(state, XenbusState::Closing | XenbusState::Closed))
+    }
+
     /// Tells the back end of requests, and waits until it has answered up to an index, or has closed the device.
     pub async fn exchange(&self, ring: &Ring, producer: u32) -> Result<Answer, String> {
         ring.publish(producer);
         during("notifying", self.channel.notify())?;
         let mut left = PATIENCE;
         while ring.answered() != producer {
-            let state = during("the back end's state", self.device.peer_state().await)?;
-            if matches!(state, XenbusState::Closing | XenbusState::Closed) {
+            if self.is_closed().await? {
                 return Ok(Answer::Closed);
             }
             left = left.checked_sub(LOOK).ok_or("the back end does not answer")?;

@@ -2,13 +2,14 @@
 
 use alloc::format;
 use alloc::string::String;
+use core::time::Duration;
 
 use hypercall_abi::GrantReference;
 use hypercall_abi::io::netif::*;
-use pv_runtime::BootInfo;
 use pv_runtime::executor::sleep;
 use pv_runtime::grant::{Grant, GrantAccess, grant_access};
 use pv_runtime::memory::Page;
+use pv_runtime::{BootInfo, println};
 
 use crate::front::{Answer, Front};
 use crate::random::Random;
@@ -17,8 +18,9 @@ use crate::{Outcome, during};
 
 /// How many rings full of requests are sent.
 const ROUNDS: u32 = 20;
-/// How long buffers for received packets are left to the switch.
-const RECEIVING: core::time::Duration = core::time::Duration::from_secs(2);
+/// How often to look whether a packet has come, and how many times.
+const LOOK: Duration = Duration::from_millis(1);
+const MOST_LOOKS: u32 = 10_000;
 
 /// A network interface and its rings.
 struct Interface {
@@ -100,8 +102,16 @@ pub async fn buffers(info: &BootInfo, mut random: Random) -> Outcome {
     }
     rx.publish(rx.slots());
     during("notifying", front.channel.notify())?;
-    sleep(RECEIVING).await;
-    Ok(format!("{} buffers answered", rx.answered()))
+    println!("nonsense: waiting for a packet");
+    let mut looks = 0;
+    while rx.answered() == 0 && !front.is_closed().await? {
+        looks += 1;
+        if looks == MOST_LOOKS {
+            return Err(String::from("no packet comes"));
+        }
+        sleep(LOOK).await;
+    }
+    Ok(String::from("a packet came"))
 }
 
 /// Publishes rings that nobody granted.
