@@ -63,7 +63,14 @@ struct Tables {
     tss: TaskStateSegment,
     gdt_page: MachineFrame,
     zero: MachineFrame,
+    /// Pages of a guest's GDT that the window shows.
+    shown_pages: usize,
+    /// LDTR holds a guest's LDT.
+    has_local_table: bool,
 }
+
+/// Descriptors in a page.
+const ENTRIES_PER_PAGE: usize = 512;
 
 /// The boot CPU's tables, in a cell because the CPU itself reads the TSS at any time.
 struct TableCell(UnsafeCell<Option<Tables>>);
@@ -103,7 +110,13 @@ pub fn set_up(frames: [MachineFrame; FRAMES_NEEDED]) {
     }
     tss.iomap_base = size_of::<TaskStateSegment>() as u16;
     // SAFETY: runs once, on the boot CPU, before anything else uses the tables.
-    let tables = unsafe { BOOT_TABLES.get_mut() }.insert(Tables { tss, gdt_page, zero });
+    let tables = unsafe { BOOT_TABLES.get_mut() }.insert(Tables {
+        tss,
+        gdt_page,
+        zero,
+        shown_pages: 0,
+        has_local_table: false,
+    });
     fill_gdt_page(gdt_page, &raw const tables.tss as u64);
     map_window(gdt_page, zero);
     load();
@@ -177,20 +190,26 @@ pub fn set_entry_stack(end_of_frame: u64) {
 }
 
 /// Shows the guest's GDT and LDT to the CPU; the caller flushes the TLB or switches address space.
+///
+/// Most guests have one page of GDT or none, and no LDT: only what the window shows now or is to show is touched.
 pub fn show_guest_tables(context: &Context) {
     // SAFETY: as in `set_entry_stack`.
     let Some(tables) = (unsafe { BOOT_TABLES.get_mut() }) else { return };
-    for (page, frame) in (0u64..).zip(&context.gdt_frames) {
-        paging::map_window_page(window() + page * PAGE_SIZE, frame.unwrap_or(tables.zero));
+    let pages = (context.gdt_entries as usize).div_ceil(ENTRIES_PER_PAGE);
+    for page in 0..pages.max(tables.shown_pages) {
+        let frame = context.gdt_frames.get(page).copied().flatten().unwrap_or(tables.zero);
+        paging::map_window_page(window() + page as u64 * PAGE_SIZE, frame);
     }
-    load_local_table(context);
+    tables.shown_pages = pages;
+    if context.ldt_entries != 0 || tables.has_local_table {
+        tables.has_local_table = context.ldt_entries != 0;
+        load_local_table(tables, context);
+    }
 }
 
 /// Loads the guest's LDT, or none. It is shown through the window, as the GDT is: where the guest itself maps it
 /// the CPU could not read it, since supervisor access to user pages is off.
-fn load_local_table(context: &Context) {
-    // SAFETY: as in `set_entry_stack`.
-    let Some(tables) = (unsafe { BOOT_TABLES.get_mut() }) else { return };
+fn load_local_table(tables: &Tables, context: &Context) {
     let mut selector = 0;
     if context.ldt_entries != 0 {
         let base = window() + LOCAL_TABLE_BASE;

@@ -248,11 +248,11 @@ pub fn load(root: u64) {
     unsafe { x86::controlregs::cr3_write(root) };
 }
 
-/// Maps one page of a descriptor window.
+/// Maps one page of a descriptor window. The caller flushes the TLB, or loads an address space, before the CPU may look
+/// there.
 pub fn map_window_page(address: u64, frame: MachineFrame) {
     if let Some(entry) = existing(address) {
         entry.store(frame.physical_address() | DATA, Ordering::Relaxed);
-        super::tlb::flush_page_local(address);
     }
 }
 

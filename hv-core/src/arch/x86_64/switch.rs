@@ -10,7 +10,7 @@
 
 use super::{
     cpu::{self, this_cpu},
-    descriptor_tables, entry, fpu, guest_memory, local_apic, paging,
+    descriptor_tables, entry, fpu, guest_memory, local_apic, paging, tlb,
 };
 use crate::{
     console, counters,
@@ -304,6 +304,7 @@ pub fn load_page_tables(context: &Context) {
 /// Shows the guest's descriptor tables to the CPU after they changed.
 pub fn load_descriptor_tables(context: &Context) {
     descriptor_tables::show_guest_tables(context);
+    tlb::flush_local();
 }
 
 /// Loads selectors, then bases, which loading a selector spoils. A selector that is no good any more becomes null.
