@@ -25,6 +25,7 @@ use super::destruction::take_apart;
 use super::error::CreateError;
 use super::handle::Handle;
 use super::memory::NewMemory;
+use crate::kernel_file;
 
 /// Pages in a MiB.
 const PAGES_PER_MIB: u64 = (1 << 20) / PAGE_SIZE as u64;
@@ -43,7 +44,7 @@ const INTERRUPT_FLAG: u64 = 1 << 9;
 pub struct Parts<'a> {
     /// The name of the kernel's file, for messages.
     pub kernel_name: &'a str,
-    /// The kernel's file.
+    /// The kernel's file: ELF or bzImage.
     pub kernel: &'a [u8],
     /// Its module; empty for none.
     pub module: &'a [u8],
@@ -72,7 +73,10 @@ pub struct BuiltDomain {
 ///
 /// [`CreateError`]; nothing is left of the domain then.
 pub async fn build(parts: &Parts<'_>) -> Result<BuiltDomain, CreateError> {
-    let image = Image::parse(parts.kernel)
+    let kernel = kernel_file::elf(parts.kernel)
+        .await
+        .map_err(|error| CreateError::Packed { file: parts.kernel_name.into(), error })?;
+    let image = Image::parse(&kernel)
         .map_err(|error| CreateError::Image { file: parts.kernel_name.into(), error })?;
     let pages = parts.memory * PAGES_PER_MIB;
     let plan = Plan { pages, module: parts.module.len() as u64, has_store_and_console: true };

@@ -7,6 +7,7 @@ use domain_image::{ImageError, LayoutError};
 use hypercall_abi::Errno;
 
 use super::disk::Target;
+use crate::kernel_file::KernelFileError;
 use crate::store;
 
 /// Why a guest cannot be made.
@@ -29,6 +30,13 @@ pub enum CreateError {
         file: String,
         /// Why.
         error: ImageError,
+    },
+    /// The kernel cannot be unpacked.
+    Packed {
+        /// Its file.
+        file: String,
+        /// Why.
+        error: KernelFileError,
     },
     /// The guest would have too little memory.
     Layout(LayoutError),
@@ -82,6 +90,7 @@ impl fmt::Display for CreateError {
                 write!(formatter, "the boot archive has no file {name:?}; it has: {known}")
             }
             Self::Image { file, error } => write!(formatter, "{file}: {error}"),
+            Self::Packed { file, error } => write!(formatter, "{file}: {error}"),
             Self::Layout(error) => error.fmt(formatter),
             Self::Memory { needed, free } => {
                 write!(formatter, "needs {needed} MiB of memory; {free} MiB free")
