@@ -7,6 +7,7 @@ mod disc;
 mod disk;
 mod execution;
 mod guests;
+mod isolation;
 mod network;
 mod nonsense;
 mod prompt;
