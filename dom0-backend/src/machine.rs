@@ -8,20 +8,22 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::future::pending;
 use core::sync::atomic::Ordering;
 
 use hypercall_abi::Errno;
 use pv_runtime::event_channel::EventChannel;
-use pv_runtime::executor::{Either, now, select, select3, spawn, yield_now};
+use pv_runtime::executor::{Either, now, select, select4, sleep_until, spawn, yield_now};
 use pv_runtime::grant::{CopyBatch, GrantMapping};
 use pv_runtime::memory::{PageRun, SharedMemory};
+use pv_runtime::time::time_stamp_counter;
 
 use crate::block::{BlockDevice, IoError, Operation, SECTOR_SIZE, transfer};
 use crate::driver::pci::{Address, ConfigPorts, Interrupt, Msix, bind_interrupts, report, scan};
 use crate::driver::virtio::{DeviceKind, MappedRegisters, SetupError, connect};
 use crate::driver::virtio_blk::{self, VirtioBlk};
 use crate::driver::virtio_net::{self, VirtioNet};
-use crate::net::{Channel, Interface, Platform, Switch};
+use crate::net::{Channel, Interface, Moderation, Platform, Switch};
 
 /// Pages for frames: what the interface receives into, and as many again for frames to be sent.
 const FRAME_BUFFERS: usize = 1024;
@@ -170,10 +172,23 @@ async fn serve_interface(switch: MachineSwitch, interrupts: Vec<Rc<Interrupt>>) 
     let bell = Rc::clone(switch.borrow().interface_bell());
     let (receive, send) =
         (&interrupts[usize::from(entry(1, count))], &interrupts[usize::from(entry(2, count))]);
+    let counters = Rc::clone(switch.borrow().counters());
+    let mut moderation = Moderation::default();
     loop {
-        while switch.borrow_mut().serve_interface(now()).has_more {
+        let (start, ticks) = (now(), time_stamp_counter());
+        let round = switch.borrow_mut().serve_interface(start);
+        counters.ticks.set(counters.ticks.get() + time_stamp_counter().wrapping_sub(ticks));
+        let wish = moderation.after_round(round.taken, start, now());
+        if switch.borrow_mut().ask_for_frames(wish.count) {
             yield_now().await;
+            continue;
         }
-        select3(receive.wait(), send.wait(), bell.wait()).await;
+        let time = async {
+            match wish.deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => pending().await,
+            }
+        };
+        select4(receive.wait(), send.wait(), bell.wait(), time).await;
     }
 }

@@ -13,6 +13,7 @@ use hypercall_abi::{DomainId, Errno, GrantReference, Port};
 use pv_runtime::event_channel::EventChannel;
 use pv_runtime::executor::{JoinHandle, Signal, select, spawn, yield_now};
 use pv_runtime::grant::{CopyBatch, GrantAccess, GrantMapping, map_pages};
+use pv_runtime::time::time_stamp_counter;
 use pv_runtime::xenbus::Device;
 use ring::BackRing;
 
@@ -251,7 +252,10 @@ async fn serve<D: DataPath>(
 ) {
     let completions = Rc::clone(vbd.completions());
     while !state.is_ending.get() {
-        match vbd.round() {
+        let start = time_stamp_counter();
+        let round = vbd.round();
+        add(&counters.ticks, time_stamp_counter().wrapping_sub(start));
+        match round {
             Ok(round) => {
                 if round.notify.needed() {
                     add(&counters.notifications, 1);

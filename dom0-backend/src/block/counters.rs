@@ -30,6 +30,8 @@ pub struct BlockCounters {
     pub grant_calls: Cell<u64>,
     /// Events sent to the guest.
     pub notifications: Cell<u64>,
+    /// Ticks of the time stamp counter that the rounds took, hypercalls included.
+    pub ticks: Cell<u64>,
 }
 
 impl BlockCounters {

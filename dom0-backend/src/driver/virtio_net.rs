@@ -311,11 +311,11 @@ impl<R: Registers> Interface for VirtioNet<R> {
         }
     }
 
-    fn ask_for_interrupts(&mut self, sent: bool) -> bool {
+    fn ask_for_interrupts(&mut self, received: u16, sent: bool) -> bool {
         if self.is_given_up {
             return false;
         }
-        let has_received = self.receive.queue.ask_for_interrupt(1);
+        let has_received = self.receive.queue.ask_for_interrupt(received);
         let has_sent = sent && self.send.queue.ask_for_interrupt(1);
         has_received || has_sent
     }

@@ -14,13 +14,16 @@ use hypercall_abi::{DomainId, GrantReference, Port};
 use pv_runtime::event_channel::EventChannel;
 use pv_runtime::executor::{JoinHandle, Notify, Signal, now, select4, sleep_until, spawn, yield_now};
 use pv_runtime::grant::{GrantAccess, GrantMapping, map};
+use pv_runtime::time::time_stamp_counter;
 use pv_runtime::xenbus::Device;
 use ring::BackRing;
 
-use super::counters::VifCounters;
+use super::counters::{VifCounters, add};
 use super::mac_table::PortId;
+use super::moderation::Moderation;
 use super::offload::Capabilities;
 use super::switch::{Platform, Switch};
+use super::tx::TxFault;
 use super::vif::{self, FrontEnd};
 use crate::backend::{BackEnd, ConnectError, Connection};
 
@@ -182,6 +185,7 @@ where
             rx_channel,
             bell: Rc::clone(&bell),
             state: Rc::clone(&state),
+            counters: Rc::clone(&counters),
         };
         let place = (guest, number_of(device));
         self.connected.borrow_mut().insert(place, (port, counters));
@@ -247,18 +251,33 @@ struct VifTask<P: Platform> {
     rx_channel: Option<Rc<EventChannel>>,
     bell: Rc<Notify>,
     state: Rc<Shared>,
+    counters: Rc<VifCounters>,
 }
 
 impl<P: Platform> VifTask<P> {
     async fn serve(self) {
+        let mut moderation = Moderation::default();
         while !self.state.is_ending.get() {
-            let round = self.switch.borrow_mut().serve_guest(self.port, now());
-            match round {
-                Ok(round) if round.has_more => yield_now().await,
-                Ok(round) => self.wait(round.deadline).await,
+            match self.round(&mut moderation) {
+                Ok(None) => yield_now().await,
+                Ok(Some(deadline)) => self.wait(deadline).await,
                 Err(fault) => return self.state.failure.set(format!("{fault}")),
             }
         }
+    }
+
+    /// Does a round, and says until when to wait at most; `None` if there is more to do at once.
+    fn round(&self, moderation: &mut Moderation) -> Result<Option<Option<Duration>>, TxFault> {
+        let (start, ticks) = (now(), time_stamp_counter());
+        let mut switch = self.switch.borrow_mut();
+        let round = switch.serve_guest(self.port, start)?;
+        add(&self.counters.ticks, time_stamp_counter().wrapping_sub(ticks));
+        let wish = moderation.after_round(round.taken, start, now());
+        if switch.ask_for_packets(self.port, wish.count)? {
+            return Ok(None);
+        }
+        let deadlines = [round.deadline, wish.deadline].into_iter().flatten();
+        Ok(Some(deadlines.min()))
     }
 
     /// Waits until the guest or somebody else has something for the interface, or the time has come.

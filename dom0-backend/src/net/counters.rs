@@ -23,6 +23,8 @@ pub struct VifCounters {
     pub notifications: Cell<u64>,
     /// Rounds of work that the guest or a packet for it gave rise to.
     pub rounds: Cell<u64>,
+    /// Ticks of the time stamp counter that these rounds took, hypercalls included.
+    pub ticks: Cell<u64>,
 }
 
 /// Numbers of the switch as a whole.
@@ -30,6 +32,8 @@ pub struct VifCounters {
 pub struct SwitchCounters {
     /// Hypercalls that copied.
     pub copy_calls: Cell<u64>,
+    /// Ticks of the time stamp counter that they took.
+    pub copy_ticks: Cell<u64>,
     /// Copies that they made.
     pub copies: Cell<u64>,
     /// Packets that went to all ports.
@@ -44,6 +48,8 @@ pub struct SwitchCounters {
     pub sent: Cell<u64>,
     /// Frames received by it.
     pub received: Cell<u64>,
+    /// Ticks of the time stamp counter that serving it took, hypercalls included.
+    pub ticks: Cell<u64>,
 }
 
 /// Adds to a counter.

@@ -133,9 +133,9 @@ impl Interface for FakeInterface {
 
     fn kick(&mut self) {}
 
-    fn ask_for_interrupts(&mut self, sent: bool) -> bool {
+    fn ask_for_interrupts(&mut self, received: u16, sent: bool) -> bool {
         self.0.wants_sent_interrupt.set(sent);
-        !self.0.incoming.borrow().is_empty() || !self.0.done.borrow().is_empty()
+        self.0.incoming.borrow().len() >= received.into() || (sent && !self.0.done.borrow().is_empty())
     }
 }
 

@@ -62,8 +62,8 @@ pub trait Interface {
     /// Makes the interface look at what was handed over.
     fn kick(&mut self);
 
-    /// Asks for an interrupt at the next frame received and, if `sent` is set, when frames were sent. Says
-    /// whether there is something to take already: then take it rather than wait.
+    /// Asks for an interrupt when `received` frames are there to be taken and, if `sent` is set, when frames were
+    /// sent. Says whether that is so already: then take them rather than wait.
     #[must_use = "waiting although there is something to take may wait for ever"]
-    fn ask_for_interrupts(&mut self, sent: bool) -> bool;
+    fn ask_for_interrupts(&mut self, received: u16, sent: bool) -> bool;
 }

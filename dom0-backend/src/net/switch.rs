@@ -32,6 +32,7 @@ use hypercall_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKA
 use pv_runtime::executor::Notify;
 use pv_runtime::grant::CopyEnd;
 use pv_runtime::memory::{Page, SharedMemory};
+use pv_runtime::time::time_stamp_counter;
 use ring::RingMemory;
 
 use self::deliver::{Delivery, Sending};
@@ -83,8 +84,8 @@ type GuestConnection<P> = Connection<<P as Platform>::Ring, <P as Platform>::Cha
 /// What a round leaves behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Round {
-    /// Whether there is more to do at once.
-    pub has_more: bool,
+    /// Packets that were taken.
+    pub taken: u32,
     /// When to look again at the latest, though nothing happens.
     pub deadline: Option<Duration>,
 }
@@ -227,7 +228,7 @@ impl<P: Platform> Switch<P> {
         if self.guest(port).is_none() {
             return Ok(Round::default());
         }
-        self.take_from_guest(port);
+        let taken = self.take_from_guest(port);
         self.sort(port);
         self.mark_dirty(port);
         self.forward();
@@ -238,7 +239,17 @@ impl<P: Platform> Switch<P> {
             return Err(fault);
         }
         vif.revive()?;
-        Ok(Round { has_more: vif.has_more()?, deadline: vif.deadline() })
+        Ok(Round { taken, deadline: vif.deadline() })
+    }
+
+    /// Has a guest send an event when `count` slots with packets wait, and says whether so many wait already:
+    /// then serve it rather than wait.
+    ///
+    /// # Errors
+    ///
+    /// As for [`serve_guest`](Self::serve_guest).
+    pub fn ask_for_packets(&mut self, port: PortId, count: u32) -> Result<bool, TxFault> {
+        self.guest_mut(port).map_or(Ok(false), |vif| vif.has_more(count))
     }
 
     #[inline]
@@ -251,8 +262,8 @@ impl<P: Platform> Switch<P> {
         self.guests.get_mut(usize::from(port.0))?.as_mut()
     }
 
-    /// Takes packets off a guest's ring and has the first bytes of each copied, or all of it.
-    fn take_from_guest(&mut self, port: PortId) {
+    /// Takes packets off a guest's ring and has the first bytes of each copied, or all of it. Says how many.
+    fn take_from_guest(&mut self, port: PortId) -> u32 {
         self.copies.clear();
         for _ in 0..BATCH {
             let Some(vif) = self.guest_mut(port).filter(|vif| vif.fault().is_none()) else { break };
@@ -267,6 +278,7 @@ impl<P: Platform> Switch<P> {
         }
         self.mark_touched(port);
         self.submit_copies();
+        self.taken.len() as u32
     }
 
     /// Has a packet's first bytes copied, or all of it if it is likely to go out on the wire.
@@ -458,7 +470,9 @@ impl<P: Platform> Switch<P> {
         if !self.copies.is_empty() {
             add(&self.counters.copy_calls, 1);
             add(&self.counters.copies, self.copies.len() as u64);
+            let start = time_stamp_counter();
             self.copies.submit();
+            add(&self.counters.copy_ticks, time_stamp_counter().wrapping_sub(start));
         }
     }
 

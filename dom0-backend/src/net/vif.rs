@@ -399,10 +399,10 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
         }
     }
 
-    /// Whether the guest has more packets. If not, it will send an event when it has.
+    /// Whether `count` slots with packets wait. If not, the guest will send an event when they do.
     #[inline]
-    pub fn has_more(&mut self) -> Result<bool, TxFault> {
-        Ok(!self.connection.tx.final_check_for_requests()?.may_wait())
+    pub fn has_more(&mut self, count: u32) -> Result<bool, TxFault> {
+        Ok(!self.connection.tx.final_check_for_many_requests(count)?.may_wait())
     }
 
     /// Gives the rings back.

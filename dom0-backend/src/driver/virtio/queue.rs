@@ -283,12 +283,14 @@ impl Virtqueue {
         Ok(token)
     }
 
-    /// Asks for an interrupt when `count` more completions are there (one if `count` is 0 or the device does
-    /// not count), and says whether there are some already: then take those rather than wait.
+    /// Asks for an interrupt when `count` completions are there to be taken (0 counts as 1), and says whether so
+    /// many are there already: then take them rather than wait. A device that does not know event indexes
+    /// interrupts at each one.
     #[must_use = "waiting although there is something to take may wait for ever"]
     pub fn ask_for_interrupt(&mut self, count: u16) -> bool {
+        let count = count.max(1);
         if self.event_index {
-            let event = self.used_index.wrapping_add(count.saturating_sub(1));
+            let event = self.used_index.wrapping_add(count - 1);
             self.available.words()[1 + self.available_words.len()].store(u32::from(event), Ordering::Relaxed);
         } else {
             self.interrupt_flag = 0;
@@ -296,7 +298,7 @@ impl Virtqueue {
         }
         // The wish is seen before we look at the index.
         fence(Ordering::SeqCst);
-        self.produced() != self.used_index
+        self.produced().wrapping_sub(self.used_index) >= count
     }
 
     /// Asks for no more interrupts. One that is under way may still come.

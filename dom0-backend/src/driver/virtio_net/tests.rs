@@ -205,7 +205,7 @@ fn a_lying_device_is_given_up() {
     device.receive.complete(99, 60);
     assert_eq!(device.take_received().0, Received::Nothing);
     assert_eq!((device.driver.send_room(), device.driver.receive_room()), (0, 0));
-    assert!(!device.driver.ask_for_interrupts(true));
+    assert!(!device.driver.ask_for_interrupts(1, true));
 }
 
 #[test]
@@ -220,9 +220,9 @@ fn interrupts_for_sent_frames_come_only_when_asked_for() {
     device.driver.kick();
     device.next_sent();
     device.next_sent();
-    assert!(!device.driver.ask_for_interrupts(false), "nothing was received");
-    assert!(device.driver.ask_for_interrupts(true));
+    assert!(!device.driver.ask_for_interrupts(1, false), "nothing was received");
+    assert!(device.driver.ask_for_interrupts(1, true));
     while device.driver.take_sent().is_some() {}
-    assert!(!device.driver.ask_for_interrupts(true));
+    assert!(!device.driver.ask_for_interrupts(1, true));
     assert_eq!(device.send.used_event(), 2);
 }

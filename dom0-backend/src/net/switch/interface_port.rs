@@ -33,15 +33,20 @@ impl<P: Platform> Switch<P> {
     pub fn serve_interface(&mut self, now: Duration) -> Round {
         self.now = now;
         self.take_sent();
-        self.take_received();
+        let taken = self.take_received();
         self.mark_dirty(WIRE);
         self.forward();
         self.offer_buffers();
         self.commit();
+        Round { taken, deadline: None }
+    }
+
+    /// Has the machine's interface interrupt when `count` frames have come in, or when frames were sent that
+    /// others wait for. Says whether that is so already: then serve it rather than wait.
+    pub fn ask_for_frames(&mut self, count: u32) -> bool {
         let waits_for_room = !self.wire_waiting.is_empty();
-        let interface = self.interface.as_mut();
-        let has_more = interface.is_some_and(|interface| interface.ask_for_interrupts(waits_for_room));
-        Round { has_more, deadline: None }
+        let count = count.min(BATCH as u32) as u16;
+        self.interface.as_mut().is_some_and(|interface| interface.ask_for_interrupts(count, waits_for_room))
     }
 
     /// Frees the buffers of frames that were sent.
@@ -51,10 +56,12 @@ impl<P: Platform> Switch<P> {
         }
     }
 
-    /// Takes frames that came in, and queues them where they go.
-    fn take_received(&mut self) {
-        for _ in 0..BATCH {
-            let (Some(interface), Some(own)) = (self.interface.as_mut(), self.own.take()) else { return };
+    /// Takes frames that came in, and queues them where they go. Says how many.
+    fn take_received(&mut self) -> u32 {
+        for taken in 0..BATCH as u32 {
+            let (Some(interface), Some(own)) = (self.interface.as_mut(), self.own.take()) else {
+                return taken;
+            };
             let packet = self.own.get_mut(own);
             packet.holders = 1;
             let received = interface.take_received(&self.buffers, &mut packet.pieces);
@@ -63,7 +70,10 @@ impl<P: Platform> Switch<P> {
                 usize::from(first.length) >= ethernet::HEADER_LENGTH && first.offset.is_multiple_of(4)
             });
             match received {
-                Received::Nothing => return self.own.put(own),
+                Received::Nothing => {
+                    self.own.put(own);
+                    return taken;
+                }
                 Received::Frame(offload) if has_addresses => {
                     packet.offload = offload;
                     self.receive(own);
@@ -74,6 +84,7 @@ impl<P: Platform> Switch<P> {
                 }
             }
         }
+        BATCH as u32
     }
 
     #[inline]
@@ -118,7 +129,7 @@ impl<P: Platform> Switch<P> {
 
     /// Asks to be woken when frames were sent.
     fn wait_for_room(&mut self) {
-        let has_room = self.interface.as_mut().is_some_and(|interface| interface.ask_for_interrupts(true));
+        let has_room = self.interface.as_mut().is_some_and(|interface| interface.ask_for_interrupts(1, true));
         if has_room {
             // The task of the interface looks again.
             self.wire_bell.ring();

@@ -72,7 +72,7 @@ impl Bench {
         let port = self.guests[guest].port;
         loop {
             let round = self.switch.serve_guest(port, self.now)?;
-            if !round.has_more {
+            if !self.switch.ask_for_packets(port, 1)? {
                 return Ok(round);
             }
         }
@@ -83,7 +83,12 @@ impl Bench {
     }
 
     fn serve_wire(&mut self) {
-        while self.switch.serve_interface(self.now).has_more {}
+        loop {
+            self.switch.serve_interface(self.now);
+            if !self.switch.ask_for_frames(1) {
+                return;
+            }
+        }
     }
 
     /// Lets the switch hear of each guest's address, so that it knows where it is.
