@@ -42,12 +42,15 @@ pub struct VbdReport {
     pub counters: Rc<BlockCounters>,
 }
 
+/// Disks that are connected, by guest and number, with what they did.
+type Connected = BTreeMap<(DomainId, u32), Rc<BlockCounters>>;
+
 /// The back end for all guests' disks.
 pub struct BlockBackEnd {
     disks: BTreeMap<String, Rc<dyn BlockDevice>>,
     /// Whether devices can be let at guests' pages.
     is_direct: bool,
-    connected: Rc<RefCell<BTreeMap<(DomainId, u32), Rc<BlockCounters>>>>,
+    connected: Rc<RefCell<Connected>>,
 }
 
 impl BlockBackEnd {
@@ -210,7 +213,7 @@ pub struct VbdConnection {
     task: JoinHandle<()>,
     state: Rc<Shared>,
     place: (DomainId, u32),
-    connected: Rc<RefCell<BTreeMap<(DomainId, u32), Rc<BlockCounters>>>>,
+    connected: Rc<RefCell<Connected>>,
 }
 
 impl Connection for VbdConnection {
@@ -228,15 +231,19 @@ impl Connection for VbdConnection {
     }
 }
 
+/// What a connection is made of, whatever its data path.
 type Made<'a> =
     (DomainId, BackRing<ring::Blkif, GrantMapping>, Rc<dyn BlockDevice>, Rules, &'a Rc<BlockCounters>);
+
+/// What a connection keeps of its task: how to ring it, the task, and what both look at.
+type Started = (Rc<Completions>, JoinHandle<()>, Rc<Shared>);
 
 /// Starts the task of a connection.
 fn start<D: DataPath + 'static>(
     (guest, ring, disk, rules, counters): Made<'_>,
     path: D,
     channel: EventChannel,
-) -> Result<(Rc<Completions>, JoinHandle<()>, Rc<Shared>), Errno> {
+) -> Result<Started, Errno> {
     let vbd = Vbd::new(guest, ring, path, disk, rules, Rc::clone(counters))?;
     let (completions, state) = (Rc::clone(vbd.completions()), Rc::<Shared>::default());
     let task = spawn(serve(vbd, channel, Rc::clone(&state), Rc::clone(counters)));

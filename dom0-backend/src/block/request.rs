@@ -305,6 +305,7 @@ fn steps(operation: u8, is_empty: bool) -> &'static [Operation] {
 
 /// Requests that are not in use, kept for their storage.
 #[derive(Debug)]
+#[expect(clippy::vec_box, reason = "requests go from list to list: a pointer moves, not two hundred bytes")]
 pub struct Spares<L>(Vec<Box<Request<L>>>);
 
 impl<L> Default for Spares<L> {
