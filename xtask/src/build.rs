@@ -15,9 +15,10 @@ use crate::workspace::Workspace;
 /// The packages that hold a program for the bare machine.
 pub const PACKAGES: [&str; 3] = ["hv-core", "dom0-backend", "guest-frontend"];
 /// The packages that hold kernels which only the tests boot.
-pub const TEST_PACKAGES: [&str; 1] = ["pv-runtime"];
+pub const TEST_PACKAGES: [&str; 2] = ["pv-runtime", "test-kernels"];
 /// Those kernels: the environment variable that names each to the tests, and its file.
-const TEST_KERNELS: [(&str, &str); 1] = [("WEIR_SELFTEST", "selftest")];
+const TEST_KERNELS: [(&str, &str); 3] =
+    [("WEIR_SELFTEST", "selftest"), ("WEIR_HOSTILE", "hostile"), ("WEIR_NONSENSE", "nonsense")];
 /// The cargo feature all of those programs are behind, so that an ordinary host build does not see them.
 pub const FEATURE: &str = "image";
 

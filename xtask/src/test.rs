@@ -1,8 +1,8 @@
 //! `cargo xtask test`: the tests of every crate on this computer, then the integration tests in QEMU.
 //!
 //! The second kind finds what it needs through the environment: `WEIR_IMAGE`, `WEIR_DOM0`, `WEIR_GUEST` (the three
-//! programs), `WEIR_SELFTEST` (a kernel of the tests' own), `WEIR_ISO` (a disc of the three that ends QEMU with a
-//! status) and `WEIR_WORK` (a directory for their own files).
+//! programs), `WEIR_SELFTEST`, `WEIR_HOSTILE`, `WEIR_NONSENSE` (kernels of the tests' own), `WEIR_ISO` (a disc of the three
+//! that ends QEMU with a status) and `WEIR_WORK` (a directory for their own files).
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -18,6 +18,7 @@ use crate::build;
 use crate::command;
 use crate::consent::Consent;
 use crate::image;
+use crate::linux;
 use crate::progress;
 use crate::qemu::Uefi;
 use crate::setup;
@@ -76,6 +77,12 @@ fn qemu_tests(workspace: &Workspace, options: &Options, consent: Consent) -> Res
     command.args(["test", "--package", "tests", "--no-fail-fast"]).args(&options.filter);
     command.args(["--", "--test-threads", &machines_at_once().to_string()]);
     command.envs(images.environment()).envs(kernels).env("WEIR_ISO", &disc).env("WEIR_WORK", &work);
+    match linux::ensure(workspace) {
+        Ok(directory) => {
+            command.env(linux::VARIABLE, directory);
+        }
+        Err(error) => progress::stage(format_args!("tests of a stock Linux are skipped: {error:#}")),
+    }
     Ok(command)
 }
 
