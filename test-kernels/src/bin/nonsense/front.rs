@@ -55,7 +55,7 @@ impl Front {
 
     /// Goes on as connected, once the back end is.
     pub async fn connect(&self) -> Result<(), String> {
-        match self.wait_for(|state| is_decided(state)).await? {
+        match self.wait_for(is_decided).await? {
             XenbusState::Connected => {
                 during("the state", self.device.switch_state(XenbusState::Connected).await)
             }
