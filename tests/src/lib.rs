@@ -10,6 +10,7 @@
 //! loopback; [`service`] has the peers. Tests that fail panic with what was on the console.
 
 pub mod dom0;
+pub mod initramfs;
 pub mod kernel;
 pub mod ledger;
 pub mod pattern;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tests::pattern::{data, seed, sha256};
-use tests::{Dom0, Report, program};
+use tests::{Dom0, Ledger, Report, program};
 use xtask::disk;
 use xtask::scratch::Scratch;
 
@@ -130,4 +130,28 @@ fn two_guests_use_their_parts_at_the_same_time() {
         assert!(report.output(&format!("console {name}")).contains(&sum), "{report}");
         assert!(file[offset * MIB..][..8 * MIB] == data(seed, 8 * MIB), "{name}");
     }
+}
+
+#[test]
+fn sectors_that_are_not_there_or_that_another_guest_has_are_refused() {
+    let (_scratch, disk) = empty_disk();
+    let mut dom0 = Dom0::new().with(|machine| machine.disk(disk)).start();
+    dom0.succeed("create a disk=disk0@8M+8M");
+    let before = Ledger::of(&mut dom0);
+    let size = SIZE_MIB << 20;
+    for (target, reason) in [
+        ("disk0@64M", format!("disk0@67108864 is not on the disk: disk0 has {size} bytes")),
+        ("disk0@60M+8M", format!("disk0@62914560+8388608 is not on the disk: disk0 has {size} bytes")),
+    ] {
+        assert_eq!(dom0.run(&format!("create b disk={target}")), format!("error: {reason}\n"));
+    }
+    for target in ["disk0", "disk0@15M+2M", "disk0@8M,xvda,r"] {
+        let printed = dom0.run(&format!("create b disk={target}"));
+        assert!(
+            printed.starts_with("error: disk0") && printed.contains(" is in use by a; "),
+            "{target}: {printed}"
+        );
+    }
+    assert_eq!(Ledger::of(&mut dom0), before);
+    dom0.succeed("create b disk=disk0@16M+8M");
 }

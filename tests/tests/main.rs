@@ -2,12 +2,14 @@
 //!
 //! `cargo xtask test` builds what is booted here and names it in the environment.
 
+mod bench;
 mod boot;
 mod disc;
 mod disk;
 mod execution;
 mod guests;
 mod isolation;
+mod linux;
 mod network;
 mod nonsense;
 mod prompt;
