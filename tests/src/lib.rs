@@ -11,6 +11,7 @@
 
 pub mod dom0;
 pub mod initramfs;
+pub mod initramfs;
 pub mod kernel;
 pub mod ledger;
 pub mod pattern;

@@ -14,6 +14,9 @@ use xtask::build::path_in;
 use xtask::linux;
 
 const MIB: usize = 1 << 20;
+/// Pages by which domain 0's list of what it has mapped may grow, and which it keeps: Linux has more requests under way
+/// at a time than the guest before it. The guest itself has thousands of pages.
+const KEPT_PAGES: u64 = 4;
 /// How long a kernel may take to boot and to do what it is told.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Memory for domain 0, which unpacks the kernel.
@@ -113,7 +116,7 @@ fn a_stock_linux_uses_disk_and_network_and_switches_itself_off() {
     dom0.succeed("create first disk=disk0 vif");
     dom0.succeed("guest-run first info");
     dom0.succeed("destroy first");
-    let ledger = Ledger::of(&mut dom0);
+    let before_it = Ledger::of(&mut dom0);
     let words = format!("disk=1 web={} drain={}", web.port, drain.port);
     dom0.run_within(&create("disk=disk0 vif", &words), LIMIT);
     let said = last_words(&mut dom0);
@@ -130,7 +133,10 @@ fn a_stock_linux_uses_disk_and_network_and_switches_itself_off() {
     }
     assert!(drain.finish() == file, "what arrived here is not what was sent; seed {seed}");
     assert!(fs::read(scratch.join("disk.img")).unwrap() == after, "seed {seed}");
-    assert_eq!(Ledger::of(&mut dom0), ledger);
+    let after_it = Ledger::of(&mut dom0);
+    let kept = before_it.free_pages.abs_diff(after_it.free_pages);
+    assert!(kept <= KEPT_PAGES, "{kept} pages are missing");
+    assert_eq!(after_it, Ledger { free_pages: after_it.free_pages, ..before_it });
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod execution;
 mod guests;
 mod isolation;
 mod linux;
+mod linux;
 mod network;
 mod nonsense;
 mod prompt;
