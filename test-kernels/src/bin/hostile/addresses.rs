@@ -49,7 +49,9 @@ fn the_machine_to_physical_table(attacker: &Attacker) -> Outcome {
 
 fn addresses_that_are_none(attacker: &Attacker) -> Outcome {
     const EXPECTED: [u64; 3] = [GENERAL_PROTECTION, STACK_FAULT, PAGE_FAULT];
-    for address in [0x0000_8000_0000_0000, 0xffff_7fff_ffff_ffff, 1 << 63, 0x7fff_ffff_fffc, 0xffff_7fff_ffff_fffc] {
+    for address in
+        [0x0000_8000_0000_0000, 0xffff_7fff_ffff_ffff, 1 << 63, 0x7fff_ffff_fffc, 0xffff_7fff_ffff_fffc]
+    {
         faulted(format!("reading {address:#x}"), &EXPECTED, attacker.read(address).map(drop))?;
         faulted(format!("writing {address:#x}"), &EXPECTED, attacker.write(address))?;
         faulted(format!("executing {address:#x}"), &EXPECTED, attacker.jump(address))?;

@@ -190,7 +190,10 @@ fn counts_that_continue(attacker: &Attacker) -> Outcome {
             let arguments = [u64::from(command) | done << 6, address_of(&mut reservation)];
             let before = pages(attacker)?;
             let _ = attacker.call(HYPERVISOR_MEMORY_OP, &arguments);
-            expect(pages(attacker)? <= before + 1, format!("command {command} after {done} grew by more than asked"))?;
+            expect(
+                pages(attacker)? <= before + 1,
+                format!("command {command} after {done} grew by more than asked"),
+            )?;
         }
     }
     Ok(())

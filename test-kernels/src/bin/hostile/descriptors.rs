@@ -193,7 +193,7 @@ fn local_tables(attacker: &Attacker) -> Outcome {
         refused(format!("{entries} entries"), set(table.address(), entries))?;
     }
     let slot = Slot::new(attacker)?;
-    let addresses = [0x1000, 0x8000_0000_0000, 0xffff_8000_0000_0000, 0xffff_8300_0000_0000, u64::MAX & !4095];
+    let addresses = [0x1000, 0x8000_0000_0000, 0xffff_8000_0000_0000, 0xffff_8300_0000_0000, !4095];
     for address in addresses.into_iter().chain([table.address() + 8, slot.address()]) {
         refused(format!("a table at {address:#x}"), set(address, ENTRIES))?;
     }

@@ -133,7 +133,14 @@ fn fault() {
 
 /// A frame for `iret`, kept for ever.
 fn frame(rip: u64, cs: u64, rsp: u64) -> u64 {
-    let frame = hypercall_abi::arch_x86::IretContext { rip, cs, rflags: 2, rsp, ss: STACK_SELECTOR, ..Default::default() };
+    let frame = hypercall_abi::arch_x86::IretContext {
+        rip,
+        cs,
+        rflags: 2,
+        rsp,
+        ss: STACK_SELECTOR,
+        ..Default::default()
+    };
     alloc::boxed::Box::leak(alloc::boxed::Box::new(frame)) as *mut _ as u64
 }
 
@@ -191,7 +198,8 @@ fn failsafe_without_stack(_: &Attacker) {
 
 /// Makes one handler that of all exceptions.
 fn handle_all(attacker: &Attacker, address: u64) {
-    let handlers = (0..32).map(|vector| TrapInfo { vector, cs: FLAT_KERNEL_CS, address, ..Default::default() });
+    let handlers =
+        (0..32).map(|vector| TrapInfo { vector, cs: FLAT_KERNEL_CS, address, ..Default::default() });
     let mut table: Vec<_> = handlers.collect();
     table.push(TrapInfo::default());
     let _ = attacker.call(HYPERVISOR_SET_TRAP_TABLE, &[table.as_mut_ptr() as u64]);
@@ -210,7 +218,8 @@ fn handler_that_faults(attacker: &Attacker) {
 
 /// An event that is pending when they are unmasked.
 fn pending_event(attacker: &Attacker) {
-    let mut open = EvtchnAllocUnbound { dom: DomainId::SELF, remote_dom: DomainId::SELF, ..Default::default() };
+    let mut open =
+        EvtchnAllocUnbound { dom: DomainId::SELF, remote_dom: DomainId::SELF, ..Default::default() };
     let _ = attacker.command(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_ALLOC_UNBOUND, &mut open);
     if let Ok(channel) = EventChannel::bind_interdomain(DomainId::SELF, open.port) {
         EventChannel::from_port(open.port).unmask();
@@ -257,7 +266,11 @@ fn shut_down(attacker: &Attacker, reason: u32) {
 /// The domain ends in the middle of a list of calls.
 fn in_a_multicall(attacker: &Attacker) {
     let mut argument = SchedShutdown { reason: SHUTDOWN_CRASH };
-    let call = |op: u64, first: u64, second: u64| MulticallEntry { op, args: [first, second, 0, 0, 0, 0], result: 1 };
+    let call = |op: u64, first: u64, second: u64| MulticallEntry {
+        op,
+        args: [first, second, 0, 0, 0, 0],
+        result: 1,
+    };
     let mut entries = [
         call(HYPERVISOR_SCHED_OP, u64::from(SCHEDOP_SHUTDOWN), address_of(&mut argument)),
         call(HYPERVISOR_SCHED_OP, u64::from(SCHEDOP_BLOCK), 0),

@@ -2,12 +2,12 @@
 
 use alloc::format;
 
+use hypercall_abi::Errno;
 use hypercall_abi::arch_x86::{
     FLAT_KERNEL_CS, SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL, TrapInfo,
 };
 use hypercall_abi::callback::*;
 use hypercall_abi::xen::*;
-use hypercall_abi::Errno;
 
 use crate::attacker::{Attacker, address_of};
 use crate::instructions::{GENERAL_PROTECTION, INT_0X81, NO_DEVICE, PAGE_FAULT, USE_FPU};
@@ -35,7 +35,8 @@ pub const NOT_A_GUESTS: [u64; 8] = [
 const FREE_VECTOR: u8 = 0x81;
 
 fn set_handler(attacker: &Attacker, address: u64) -> Result<u64, Errno> {
-    let handler = TrapInfo { vector: FREE_VECTOR, flags: 3, cs: FLAT_KERNEL_CS, address, ..Default::default() };
+    let handler =
+        TrapInfo { vector: FREE_VECTOR, flags: 3, cs: FLAT_KERNEL_CS, address, ..Default::default() };
     let mut table = [handler, TrapInfo::default()];
     attacker.call(HYPERVISOR_SET_TRAP_TABLE, &[address_of(&mut table)])
 }
@@ -61,7 +62,10 @@ fn callbacks_in_the_hypervisor(attacker: &Attacker) -> Outcome {
             refused(format!("callback {kind} at {address:#x}"), register(kind, address))?;
         }
         for arguments in [[address, 0, 0], [0, address, 0], [0, 0, address]] {
-            refused(format!("callbacks {arguments:x?}"), attacker.call(HYPERVISOR_SET_CALLBACKS, &arguments))?;
+            refused(
+                format!("callbacks {arguments:x?}"),
+                attacker.call(HYPERVISOR_SET_CALLBACKS, &arguments),
+            )?;
         }
     }
     Ok(())
@@ -140,7 +144,10 @@ fn assists(attacker: &Attacker) -> Outcome {
     for command in [2, 100, u32::MAX] {
         refused(format!("command {command}"), assist(command, u64::from(VMASST_TYPE_PAE_EXTENDED_CR3)))?;
     }
-    expect(assist(VMASST_CMD_DISABLE, u64::from(VMASST_TYPE_PAE_EXTENDED_CR3)).is_ok(), "it cannot be disabled")
+    expect(
+        assist(VMASST_CMD_DISABLE, u64::from(VMASST_TYPE_PAE_EXTENDED_CR3)).is_ok(),
+        "it cannot be disabled",
+    )
 }
 
 fn a_processor_without_fpu(attacker: &Attacker) -> Outcome {

@@ -30,14 +30,27 @@ fn channel() -> Result<EventChannel, alloc::string::String> {
 
 fn ports_that_are_not_open(attacker: &Attacker) -> Outcome {
     let open = channel()?;
-    accepted("sending on an open port", event_op(attacker, EVTCHNOP_SEND, &mut EvtchnSend { port: open.port() }))?;
+    accepted(
+        "sending on an open port",
+        event_op(attacker, EVTCHNOP_SEND, &mut EvtchnSend { port: open.port() }),
+    )?;
     for port in NO_PORTS.map(Port) {
-        refused(format!("sending on port {port}"), event_op(attacker, EVTCHNOP_SEND, &mut EvtchnSend { port }))?;
-        refused(format!("closing port {port}"), event_op(attacker, EVTCHNOP_CLOSE, &mut EvtchnClose { port }))?;
+        refused(
+            format!("sending on port {port}"),
+            event_op(attacker, EVTCHNOP_SEND, &mut EvtchnSend { port }),
+        )?;
+        refused(
+            format!("closing port {port}"),
+            event_op(attacker, EVTCHNOP_CLOSE, &mut EvtchnClose { port }),
+        )?;
         let mut vcpu = EvtchnBindVcpu { port, vcpu: VcpuId(0) };
         refused(format!("moving port {port}"), event_op(attacker, EVTCHNOP_BIND_VCPU, &mut vcpu))?;
-        let mut bind = EvtchnBindInterdomain { remote_dom: DomainId::SELF, remote_port: port, ..Default::default() };
-        refused(format!("connecting to port {port}"), event_op(attacker, EVTCHNOP_BIND_INTERDOMAIN, &mut bind))?;
+        let mut bind =
+            EvtchnBindInterdomain { remote_dom: DomainId::SELF, remote_port: port, ..Default::default() };
+        refused(
+            format!("connecting to port {port}"),
+            event_op(attacker, EVTCHNOP_BIND_INTERDOMAIN, &mut bind),
+        )?;
         // A number near others may be unmasked or asked about without being open.
         let _ = event_op(attacker, EVTCHNOP_UNMASK, &mut EvtchnUnmask { port });
         let mut status = EvtchnStatus { dom: DomainId::SELF, port, ..Default::default() };
@@ -51,7 +64,8 @@ fn ports_that_are_not_open(attacker: &Attacker) -> Outcome {
 /// A port of another domain's connects only for the domain it waits for.
 fn other_domains_ports(attacker: &Attacker) -> Outcome {
     let open = channel()?;
-    let mut own = EvtchnBindInterdomain { remote_dom: DomainId::SELF, remote_port: open.port(), ..Default::default() };
+    let mut own =
+        EvtchnBindInterdomain { remote_dom: DomainId::SELF, remote_port: open.port(), ..Default::default() };
     accepted("connecting to its own port", event_op(attacker, EVTCHNOP_BIND_INTERDOMAIN, &mut own))?;
     let mut close = EvtchnClose { port: own.local_port };
     accepted("closing it", event_op(attacker, EVTCHNOP_CLOSE, &mut close))?;
@@ -72,7 +86,10 @@ fn ports_for_others(attacker: &Attacker) -> Outcome {
             let answer = event_op(attacker, EVTCHNOP_ALLOC_UNBOUND, &mut allocate);
             refused(format!("a port for domain {dom}"), answer)?;
         }
-        refused(format!("resetting domain {dom}"), event_op(attacker, EVTCHNOP_RESET, &mut EvtchnReset { dom, ..Default::default() }))?;
+        refused(
+            format!("resetting domain {dom}"),
+            event_op(attacker, EVTCHNOP_RESET, &mut EvtchnReset { dom }),
+        )?;
         for port in (1..64).map(Port) {
             let mut status = EvtchnStatus { dom, port, ..Default::default() };
             let answer = event_op(attacker, EVTCHNOP_STATUS, &mut status);

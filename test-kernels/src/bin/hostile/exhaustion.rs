@@ -21,7 +21,8 @@ const MANY: usize = 200_000;
 
 fn all_ports(attacker: &Attacker) -> Outcome {
     let open = || {
-        let mut open = EvtchnAllocUnbound { dom: DomainId::SELF, remote_dom: DomainId::SELF, ..Default::default() };
+        let mut open =
+            EvtchnAllocUnbound { dom: DomainId::SELF, remote_dom: DomainId::SELF, ..Default::default() };
         attacker.command(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_ALLOC_UNBOUND, &mut open).map(|_| open.port)
     };
     let ports: Vec<Port> = (0..MANY).map_while(|_| open().ok()).collect();
@@ -34,7 +35,8 @@ fn all_ports(attacker: &Attacker) -> Outcome {
     expect(answer == Err(Errno::ENOSPC), format!("one more port gave {answer:?}"))?;
     let again = accepted("opening a port again", open())?;
     let mut close = EvtchnClose { port: again };
-    accepted("closing it", attacker.command(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_CLOSE, &mut close)).map(drop)
+    accepted("closing it", attacker.command(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_CLOSE, &mut close))
+        .map(drop)
 }
 
 /// Mappings for devices take a handle each, and nothing else.
@@ -63,7 +65,10 @@ fn all_handles(attacker: &Attacker) -> Outcome {
     let count = handles.len();
     for (handle, dev_bus_addr) in handles {
         let mut unmap = GnttabUnmapGrantRef { handle, dev_bus_addr, status: 1, ..Default::default() };
-        accepted("unmapping", attacker.grant_op(GNTTABOP_UNMAP_GRANT_REF, core::slice::from_mut(&mut unmap)))?;
+        accepted(
+            "unmapping",
+            attacker.grant_op(GNTTABOP_UNMAP_GRANT_REF, core::slice::from_mut(&mut unmap)),
+        )?;
         expect(unmap.status == GNTST_OKAY, format!("undoing a mapping gave {}", unmap.status))?;
     }
     for grant in grants {
@@ -92,7 +97,10 @@ fn all_uses_of_a_grant(attacker: &Attacker) -> Outcome {
     refused("a page that is granted for writing as table", attacker.pin(slot.frame(), 1))?;
     for (handle, dev_bus_addr) in mappings {
         let mut unmap = GnttabUnmapGrantRef { handle, dev_bus_addr, status: 1, ..Default::default() };
-        accepted("unmapping", attacker.grant_op(GNTTABOP_UNMAP_GRANT_REF, core::slice::from_mut(&mut unmap)))?;
+        accepted(
+            "unmapping",
+            attacker.grant_op(GNTTABOP_UNMAP_GRANT_REF, core::slice::from_mut(&mut unmap)),
+        )?;
         expect(unmap.status == GNTST_OKAY, format!("undoing a mapping gave {}", unmap.status))?;
     }
     grant.end().map_err(|_| "the grant is still in use".into())
@@ -104,7 +112,8 @@ fn the_whole_grant_table(attacker: &Attacker) -> Outcome {
     let mut frames = alloc::vec![0u64; size.max_nr_frames as usize + 1];
     let set_up = |nr_frames: u32, frames: &mut [u64]| {
         let frame_list = frames.as_mut_ptr() as u64;
-        let mut table = GnttabSetupTable { dom: DomainId::SELF, nr_frames, frame_list, status: 1, ..Default::default() };
+        let mut table =
+            GnttabSetupTable { dom: DomainId::SELF, nr_frames, frame_list, status: 1, ..Default::default() };
         let answer = attacker.grant_op(GNTTABOP_SETUP_TABLE, core::slice::from_mut(&mut table));
         accepted("setting up", answer).map(|_| table.status)
     };

@@ -6,10 +6,10 @@ use alloc::format;
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use hypercall_abi::Errno;
 use hypercall_abi::arch_x86::{FLAT_KERNEL_CS, TrapInfo};
 use hypercall_abi::version::XENVER_EXTRAVERSION;
 use hypercall_abi::xen::{HYPERVISOR_SET_TRAP_TABLE, HYPERVISOR_XEN_VERSION};
-use hypercall_abi::Errno;
 use pv_runtime::traps::catch;
 
 use crate::attacker::{Attacker, address_of};
@@ -148,10 +148,15 @@ fn handle_steps(attacker: &Attacker) -> Outcome {
     let address = (&raw const hostile_step) as u64;
     let handler = TrapInfo { vector: 1, flags: 0, cs: FLAT_KERNEL_CS, address, ..Default::default() };
     let mut table = [handler, TrapInfo::default()];
-    accepted("a handler for steps", attacker.call(HYPERVISOR_SET_TRAP_TABLE, &[address_of(&mut table)])).map(drop)
+    accepted("a handler for steps", attacker.call(HYPERVISOR_SET_TRAP_TABLE, &[address_of(&mut table)]))
+        .map(drop)
 }
 
-fn stepped(attacker: &Attacker, function: unsafe extern "C" fn(u64) -> i64, number: u64) -> Result<i64, alloc::string::String> {
+fn stepped(
+    attacker: &Attacker,
+    function: unsafe extern "C" fn(u64) -> i64,
+    number: u64,
+) -> Result<i64, alloc::string::String> {
     handle_steps(attacker)?;
     STEPS.store(0, Ordering::Relaxed);
     // SAFETY: the calls that are made do nothing, and the steps are handled.

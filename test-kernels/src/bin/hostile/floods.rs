@@ -4,7 +4,9 @@ use alloc::format;
 
 use hypercall_abi::event_channel::*;
 use hypercall_abi::sched::SCHEDOP_YIELD;
-use hypercall_abi::xen::{CONSOLEIO_WRITE, HYPERVISOR_CONSOLE_IO, HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_SCHED_OP};
+use hypercall_abi::xen::{
+    CONSOLEIO_WRITE, HYPERVISOR_CONSOLE_IO, HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_SCHED_OP,
+};
 use hypercall_abi::{DomainId, Port};
 use pv_runtime::event_channel::EventChannel;
 
@@ -31,7 +33,10 @@ fn console_writes(attacker: &Attacker) -> Outcome {
     let mut text = *b"hostile: flood\n";
     for _ in 0..10_000 {
         let arguments = [u64::from(CONSOLEIO_WRITE), text.len() as u64, text.as_mut_ptr() as u64];
-        expect(attacker.call(HYPERVISOR_CONSOLE_IO, &arguments).is_err(), "the hypervisor's console takes text")?;
+        expect(
+            attacker.call(HYPERVISOR_CONSOLE_IO, &arguments).is_err(),
+            "the hypervisor's console takes text",
+        )?;
     }
     Ok(())
 }
@@ -39,8 +44,12 @@ fn console_writes(attacker: &Attacker) -> Outcome {
 fn ports_opened_and_closed(attacker: &Attacker) -> Outcome {
     let mut before = Port(0);
     for round in 0..20_000 {
-        let mut open = EvtchnAllocUnbound { dom: DomainId::SELF, remote_dom: DomainId::ZERO, ..Default::default() };
-        accepted("opening", attacker.command(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_ALLOC_UNBOUND, &mut open))?;
+        let mut open =
+            EvtchnAllocUnbound { dom: DomainId::SELF, remote_dom: DomainId::ZERO, ..Default::default() };
+        accepted(
+            "opening",
+            attacker.command(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_ALLOC_UNBOUND, &mut open),
+        )?;
         expect(round == 0 || open.port == before, format!("port {} is not given back", before.0))?;
         before = open.port;
         let mut close = EvtchnClose { port: open.port };

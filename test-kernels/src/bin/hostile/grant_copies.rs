@@ -150,7 +150,16 @@ fn read_only_grants(attacker: &Attacker) -> Outcome {
 fn ranges_over_the_edge(attacker: &Attacker) -> Outcome {
     let (source, dest) = (page()?, page()?);
     let grant = grant_to(attacker, source.machine_frame(), GrantAccess::ReadWrite)?;
-    let ranges = [(0, 4097), (1, 4096), (4095, 2), (4096, 1), (4000, 97), (0, u16::MAX), (u16::MAX, 1), (u16::MAX, u16::MAX)];
+    let ranges = [
+        (0, 4097),
+        (1, 4096),
+        (4095, 2),
+        (4096, 1),
+        (4000, 97),
+        (0, u16::MAX),
+        (u16::MAX, 1),
+        (u16::MAX, u16::MAX),
+    ];
     for (offset, length) in ranges {
         let what = format!("{length} bytes at {offset}");
         let granted = End::granted(attacker.own_id, grant.reference(), offset);

@@ -73,7 +73,11 @@ fn unmaps(attacker: &Attacker, slot: &Slot<'_>, handle: GrantHandle) -> Outcome 
 }
 
 /// What must not be mapped, and is not.
-fn map_refused(what: impl core::fmt::Display, attacker: &Attacker, mut operation: GnttabMapGrantRef) -> Outcome {
+fn map_refused(
+    what: impl core::fmt::Display,
+    attacker: &Attacker,
+    mut operation: GnttabMapGrantRef,
+) -> Outcome {
     let status = map(attacker, &mut operation)?;
     expect(status < 0, format!("{what} gave {status}"))
 }
@@ -208,7 +212,8 @@ fn places_that_are_no_entries(attacker: &Attacker) -> Outcome {
     let [root, third, second, _] = tables_of(attacker, slot.address())?;
     let pinned = Table::new(attacker, [])?;
     let plain = [slot.frame(), granted.frame(), pinned.frame(), MachineFrame(surroundings.last.0 + 1)];
-    let frames = surroundings.samples().into_iter().chain([root, third, second, MachineFrame(0xfee00)]).chain(plain);
+    let frames =
+        surroundings.samples().into_iter().chain([root, third, second, MachineFrame(0xfee00)]).chain(plain);
     for frame in frames {
         for index in [0, 100, 256, 300, 511] {
             let operation = at(place_of(frame, index), GNTMAP_CONTAINS_PTE);
@@ -252,11 +257,15 @@ fn handles_that_are_none(attacker: &Attacker) -> Outcome {
 fn entries_changed_behind_its_back(attacker: &Attacker) -> Outcome {
     let (slot, granted) = (Slot::new(attacker)?, Slot::new(attacker)?);
     let grant = grant_to(attacker, granted.frame(), GrantAccess::ReadOnly)?;
-    let mut mapping =
-        GnttabMapGrantRef { flags: GNTMAP_HOST_MAP | GNTMAP_READONLY, ..request(attacker, &slot, grant.reference()) };
+    let mut mapping = GnttabMapGrantRef {
+        flags: GNTMAP_HOST_MAP | GNTMAP_READONLY,
+        ..request(attacker, &slot, grant.reference())
+    };
     maps(attacker, &mut mapping)?;
     let before = slot.entry();
-    for value in [0, entry(granted.frame(), READ), entry(granted.frame(), WRITE), entry(slot.frame(), WRITE), before] {
+    for value in
+        [0, entry(granted.frame(), READ), entry(granted.frame(), WRITE), entry(slot.frame(), WRITE), before]
+    {
         refused(format!("the entry set to {value:#x}"), slot.map(value))?;
         refused(format!("the entry set to {value:#x} by address"), slot.map_by_address(value))?;
     }
@@ -314,8 +323,13 @@ fn tables_of_others(attacker: &Attacker) -> Outcome {
     expect(frames == [0; 4], "another domain's frames were told")?;
     for count in [65, 1 << 20, u32::MAX] {
         let frame_list = frames.as_mut_ptr() as u64;
-        let mut table =
-            GnttabSetupTable { dom: DomainId::SELF, nr_frames: count, status: 1, frame_list, ..Default::default() };
+        let mut table = GnttabSetupTable {
+            dom: DomainId::SELF,
+            nr_frames: count,
+            status: 1,
+            frame_list,
+            ..Default::default()
+        };
         let answer = attacker.grant_op(GNTTABOP_SETUP_TABLE, core::slice::from_mut(&mut table));
         expect(answer.is_err() || table.status < 0, format!("a table of {count} frames"))?;
     }

@@ -76,7 +76,10 @@ fn of_ring_0(attacker: &Attacker) -> Outcome {
         ("mov to dr7", instruction!("mov dr7, rdi")),
         ("wrmsr to the entry point", instruction!("mov ecx, 0xc0000082; xor eax, eax; xor edx, edx; wrmsr")),
         ("wrmsr to the features", instruction!("mov ecx, 0xc0000080; xor eax, eax; xor edx, edx; wrmsr")),
-        ("wrmsr to a segment base", instruction!("mov ecx, 0xc0000100; xor eax, eax; mov edx, 0x8000; wrmsr")),
+        (
+            "wrmsr to a segment base",
+            instruction!("mov ecx, 0xc0000100; xor eax, eax; mov edx, 0x8000; wrmsr"),
+        ),
         ("rdmsr of the entry point", instruction!("mov ecx, 0xc0000082; rdmsr")),
         ("wrmsr to the local APIC", instruction!("mov ecx, 0x1b; xor eax, eax; xor edx, edx; wrmsr")),
         ("rdpmc", instruction!("xor ecx, ecx; rdpmc")),
@@ -154,7 +157,11 @@ fn of_the_io_ports(attacker: &Attacker) -> Outcome {
     // Interrupt controllers, timer, keyboard, serial line, reset, PCI configuration, the debug-exit port, the last.
     for port in [0x20, 0x40, 0x60, 0x70, 0x80, 0xa0, 0xf4, 0x3f8, 0xcf8, 0xcf9, 0xcfc, 0xfffe, 0xffff] {
         for (name, function) in instructions {
-            faulted(alloc::format!("{name} at {port:#x}"), &[GENERAL_PROTECTION], attacker.run(function, port))?;
+            faulted(
+                alloc::format!("{name} at {port:#x}"),
+                &[GENERAL_PROTECTION],
+                attacker.run(function, port),
+            )?;
         }
     }
     Ok(())
@@ -173,7 +180,8 @@ fn ports_with_io_privilege(attacker: &Attacker) -> Outcome {
         VALUE.store(u64::from(value), Ordering::Relaxed);
     }
     let output = instruction!("mov edx, edi; mov eax, 0x31; out dx, eax; out dx, ax; out dx, al");
-    let set = |iopl: u32| attacker.command(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_SET_IOPL, &mut PhysdevSetIopl { iopl });
+    let set =
+        |iopl: u32| attacker.command(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_SET_IOPL, &mut PhysdevSetIopl { iopl });
     accepted("asking for I/O privilege", set(3))?;
     // Among them are the port that ends the machine under test, and the one that resets any machine.
     for port in [0x21, 0x61, 0x64, 0x71, 0xf4, 0x3f8, 0x3fd, 0x604, 0xcf8, 0xcf9, 0xcfc] {
@@ -257,8 +265,9 @@ fn selectors_of_ring_0(attacker: &Attacker) -> Outcome {
 fn far_jumps(attacker: &Attacker) -> Outcome {
     let far_return = instruction!("push rdi; lea rax, [rip + 2f]; push rax; retfq; 2: nop");
     let far_jump = instruction!("push rdi; push rdi; mov dword ptr [rsp], 0; jmp fword ptr [rsp]");
-    let interrupt_return =
-        instruction!("mov rax, rsp; push 0xe02b; push rax; pushfq; push rdi; lea rax, [rip + 3f]; push rax; iretq; 3: nop");
+    let interrupt_return = instruction!(
+        "mov rax, rsp; push 0xe02b; push rax; pushfq; push rdi; lea rax, [rip + 3f]; push rax; iretq; 3: nop"
+    );
     for selector in [0xe008, 0xe00b, 0xe010, 0xe040, 0xe043, 0xe050, 0xe053, 0xe0f8, 0xfff8] {
         for (name, function) in [("retf", far_return), ("jmp", far_jump), ("iret", interrupt_return)] {
             let what = alloc::format!("{name} to {selector:#x}");

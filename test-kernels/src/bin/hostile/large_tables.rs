@@ -48,7 +48,10 @@ fn tables_in_themselves(attacker: &Attacker) -> Outcome {
     let tables = tables_of(attacker, slot.address())?;
     for table in [tables[0], tables[1], tables[2]] {
         for flags in [TABLE, TABLE & !WRITABLE] {
-            refused("a table in itself", attacker.set_entry(place_of(table, FREE_SLOT), entry(table, flags)))?;
+            refused(
+                "a table in itself",
+                attacker.set_entry(place_of(table, FREE_SLOT), entry(table, flags)),
+            )?;
         }
     }
     for level in 2..=4 {
@@ -106,7 +109,10 @@ fn the_hypervisors_entries_of_a_new_root(attacker: &Attacker) -> Outcome {
     accepted("unpinning it", attacker.unpin(root.frame()))?;
     let copy = Table::new(attacker, [(0, copied)])?;
     for level in 1..=4 {
-        refused(format!("the hypervisor's entry in a table of level {level}"), attacker.pin(copy.frame(), level))?;
+        refused(
+            format!("the hypervisor's entry in a table of level {level}"),
+            attacker.pin(copy.frame(), level),
+        )?;
     }
     Ok(())
 }

@@ -108,10 +108,7 @@ fn frames_in_the_name_of_others(attacker: &Attacker) -> Outcome {
     let surroundings = Surroundings::look(attacker)?;
     for domain in others_numbers(attacker) {
         for frame in surroundings.samples() {
-            refused(
-                format!("frame {frame} as domain {domain}'s"),
-                slot.map_of(domain, entry(frame, READ)),
-            )?;
+            refused(format!("frame {frame} as domain {domain}'s"), slot.map_of(domain, entry(frame, READ)))?;
             let arguments = [slot.address(), entry(frame, READ), UVMF_INVLPG, u64::from(domain.0)];
             let answer = attacker.call(HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN, &arguments);
             refused(format!("frame {frame} as domain {domain}'s by update_va_mapping"), answer)?;
@@ -194,7 +191,10 @@ fn own_page_tables_writable(attacker: &Attacker) -> Outcome {
         let keeping = slot.place() | MMU_PT_UPDATE_PRESERVE_AD;
         refused(format!("a table of level {level}, keeping bits"), attacker.set_entry(keeping, writable))?;
         let untranslated = slot.place() | MMU_PT_UPDATE_NO_TRANSLATE;
-        refused(format!("a table of level {level}, untranslated"), attacker.set_entry(untranslated, writable))?;
+        refused(
+            format!("a table of level {level}, untranslated"),
+            attacker.set_entry(untranslated, writable),
+        )?;
         expect(slot.entry() & WRITABLE == 0, "the entry has become writable")?;
         accepted("its page back", slot.restore())?;
     }
@@ -207,7 +207,10 @@ fn bits_a_guest_may_not_set(attacker: &Attacker) -> Outcome {
     const GRANT: u64 = 1 << 62;
     let slot = Slot::new(attacker)?;
     refused("the mark of a granted frame", slot.map(entry(slot.frame(), READ | GRANT)))?;
-    refused("the mark of a granted frame, by address", slot.map_by_address(entry(slot.frame(), WRITE | GRANT)))?;
+    refused(
+        "the mark of a granted frame, by address",
+        slot.map_by_address(entry(slot.frame(), WRITE | GRANT)),
+    )?;
     if slot.map(entry(slot.frame(), READ | GLOBAL)).is_ok() {
         expect(slot.entry() & GLOBAL == 0, "a mapping is global")?;
     }
@@ -223,7 +226,7 @@ fn odd_requests(attacker: &Attacker) -> Outcome {
     let slot = Slot::new(attacker)?;
     let before = slot.entry();
     let value = entry(slot.frame(), READ);
-    for place in [slot.place() | 4, slot.place() | 7, u64::MAX, u64::MAX & !7, 1 << 63] {
+    for place in [slot.place() | 4, slot.place() | 7, u64::MAX, !7, 1 << 63] {
         refused(format!("the entry at {place:#x}"), attacker.set_entry(place, value))?;
     }
     for address in [0, 0x1000, 0x8000_0000_0000, 0xffff_8000_0000_0000, 0xffff_87ff_ffff_f000, u64::MAX] {

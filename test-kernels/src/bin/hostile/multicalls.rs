@@ -2,9 +2,9 @@
 
 use alloc::format;
 
+use hypercall_abi::Errno;
 use hypercall_abi::sched::SCHEDOP_YIELD;
 use hypercall_abi::xen::*;
-use hypercall_abi::Errno;
 
 use crate::attacker::{Attacker, address_of};
 use crate::entry::*;

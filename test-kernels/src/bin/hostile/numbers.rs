@@ -72,7 +72,8 @@ fn unknown_hypercalls(attacker: &Attacker) -> Outcome {
     let version = u64::from(attacker.call(HYPERVISOR_XEN_VERSION, &[0, 0]).is_ok());
     expect(version == 1, "the version cannot be asked for")?;
     let obsolete = [6, 11, 16, 19, 27, 28, 31, 34, 37, 38, 39];
-    let beyond = (40..1024).chain([u64::from(u32::MAX), 1 << 32 | 17, 1 << 31 | 17, 1 << 63 | 17, u64::MAX, 1 << 63]);
+    let beyond =
+        (40..1024).chain([u64::from(u32::MAX), 1 << 32 | 17, 1 << 31 | 17, 1 << 63 | 17, u64::MAX, 1 << 63]);
     for number in obsolete.into_iter().chain(beyond) {
         refused_as(format!("hypercall {number:#x}"), &[Errno::ENOSYS], attacker.call(number, &[0; 6]))?;
     }

@@ -140,7 +140,10 @@ fn tables_mapped_writable_below(attacker: &Attacker) -> Outcome {
     let itself = Table::new(attacker, [])?;
     accepted("pinning a table", attacker.pin(itself.frame(), 1))?;
     refused("an entry for itself", attacker.set_entry(itself.place(0), entry(itself.frame(), WRITE)))?;
-    accepted("an entry for itself, read-only", attacker.set_entry(itself.place(0), entry(itself.frame(), READ)))?;
+    accepted(
+        "an entry for itself, read-only",
+        attacker.set_entry(itself.place(0), entry(itself.frame(), READ)),
+    )?;
     refused("that entry made writable", attacker.set_entry(itself.place(0), entry(itself.frame(), WRITE)))?;
     accepted("the entry taken out", attacker.set_entry(itself.place(0), 0))?;
     accepted("unpinning it", attacker.unpin(itself.frame()))?;
@@ -180,7 +183,8 @@ fn clearing_and_copying(attacker: &Attacker) -> Outcome {
 /// Trees that turn out bad at the very end, one after the other: each leaves tables to be undone.
 fn a_long_chain_of_failures(attacker: &Attacker) -> Outcome {
     let slot = Slot::new(attacker)?;
-    let bad = Surroundings::look(attacker)?.nobodys().into_iter().next().ok_or("there is no foreign frame")?;
+    let bad =
+        Surroundings::look(attacker)?.nobodys().into_iter().next().ok_or("there is no foreign frame")?;
     let last = |frame: MachineFrame| [(255, entry(frame, TABLE))];
     let first = Table::new(attacker, [(0, entry(slot.frame(), READ)), (511, entry(bad, READ))])?;
     let second = Table::new(attacker, last(first.frame()))?;

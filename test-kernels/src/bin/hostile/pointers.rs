@@ -153,7 +153,10 @@ fn good_ones(attacker: &Attacker) -> Outcome {
         accepted(format!("{} with a good pointer", taker.name()), answer)?;
     }
     let mut size = GnttabQuerySize { dom: DomainId::SELF, ..Default::default() };
-    accepted("a structure that is read and written", attacker.grant_op(GNTTABOP_QUERY_SIZE, core::slice::from_mut(&mut size)))?;
+    accepted(
+        "a structure that is read and written",
+        attacker.grant_op(GNTTABOP_QUERY_SIZE, core::slice::from_mut(&mut size)),
+    )?;
     expect(size.max_nr_frames > 0, "nothing was written")
 }
 
@@ -174,10 +177,17 @@ fn arguments(attacker: &Attacker) -> Outcome {
 /// Pointers inside structures, to lists and counters.
 fn lists_in_arguments(attacker: &Attacker) -> Outcome {
     for pointer in BAD {
-        let mut reservation =
-            MemoryReservation { extent_start: pointer, nr_extents: 1, domid: DomainId::SELF, ..Default::default() };
+        let mut reservation = MemoryReservation {
+            extent_start: pointer,
+            nr_extents: 1,
+            domid: DomainId::SELF,
+            ..Default::default()
+        };
         let answer = attacker.memory_op(XENMEM_DECREASE_RESERVATION, &mut reservation);
-        expect(matches!(answer, Ok(0) | Err(Errno::EFAULT)), format!("extents at {pointer:#x} gave {answer:?}"))?;
+        expect(
+            matches!(answer, Ok(0) | Err(Errno::EFAULT)),
+            format!("extents at {pointer:#x} gave {answer:?}"),
+        )?;
 
         let mut poll = SchedPoll { ports: pointer, nr_ports: 2, timeout: 1, ..Default::default() };
         let answer = attacker.command(HYPERVISOR_SCHED_OP, SCHEDOP_POLL, &mut poll);

@@ -66,12 +66,21 @@ fn the_hypervisors_console(attacker: &Attacker) -> Outcome {
 
 fn devices(attacker: &Attacker) -> Outcome {
     let mut query = PhysdevIrqStatusQuery { irq: PhysicalIrq(9), flags: 0 };
-    accepted("an interrupt's status", attacker.command(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_IRQ_STATUS_QUERY, &mut query))?;
+    accepted(
+        "an interrupt's status",
+        attacker.command(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_IRQ_STATUS_QUERY, &mut query),
+    )?;
     for irq in [4, 9, 16, 48, 191, 192, 255, 256, u32::MAX] {
         let mut line = PhysdevSetupGsi { gsi: irq as i32, triggering: 1, polarity: 1, ..Default::default() };
-        refused(format!("line {irq}"), attacker.command(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_SETUP_GSI, &mut line))?;
+        refused(
+            format!("line {irq}"),
+            attacker.command(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_SETUP_GSI, &mut line),
+        )?;
         let mut end = PhysdevEoi { irq: PhysicalIrq(irq) };
-        refused(format!("the end of interrupt {irq}"), attacker.command(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_EOI, &mut end))?;
+        refused(
+            format!("the end of interrupt {irq}"),
+            attacker.command(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_EOI, &mut end),
+        )?;
         // Any number may be asked for; the answer is a flag.
         query.irq = PhysicalIrq(irq);
         let _ = attacker.command(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_IRQ_STATUS_QUERY, &mut query);
@@ -89,13 +98,24 @@ fn devices(attacker: &Attacker) -> Outcome {
         refused(format!("taking interrupt {pirq} away"), answer)?;
     }
     let mut device = PhysdevPciDeviceAdd::default();
-    for command in [PHYSDEVOP_PCI_DEVICE_ADD, PHYSDEVOP_PCI_DEVICE_REMOVE, PHYSDEVOP_PREPARE_MSIX, PHYSDEVOP_RELEASE_MSIX] {
-        refused(format!("command {command} on a device"), attacker.command(HYPERVISOR_PHYSDEV_OP, command, &mut device))?;
+    for command in [
+        PHYSDEVOP_PCI_DEVICE_ADD,
+        PHYSDEVOP_PCI_DEVICE_REMOVE,
+        PHYSDEVOP_PREPARE_MSIX,
+        PHYSDEVOP_RELEASE_MSIX,
+    ] {
+        refused(
+            format!("command {command} on a device"),
+            attacker.command(HYPERVISOR_PHYSDEV_OP, command, &mut device),
+        )?;
     }
     // A level that the guest is told; it opens no port (see `instructions`).
     for iopl in [4, 100, u32::MAX] {
         let mut level = PhysdevSetIopl { iopl };
-        refused(format!("level {iopl}"), attacker.command(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_SET_IOPL, &mut level))?;
+        refused(
+            format!("level {iopl}"),
+            attacker.command(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_SET_IOPL, &mut level),
+        )?;
     }
     Ok(())
 }
@@ -131,7 +151,9 @@ fn the_hypervisors_command_line(attacker: &Attacker) -> Outcome {
 /// What other hypervisors let a control domain do: it is not there, or not for this domain.
 fn other_interfaces(attacker: &Attacker) -> Outcome {
     let mut page = [0u64; 64];
-    for number in [HYPERVISOR_XSM_OP, HYPERVISOR_KEXEC_OP, HYPERVISOR_XENPMU_OP, HYPERVISOR_DM_OP, HYPERVISOR_HYPFS_OP] {
+    for number in
+        [HYPERVISOR_XSM_OP, HYPERVISOR_KEXEC_OP, HYPERVISOR_XENPMU_OP, HYPERVISOR_DM_OP, HYPERVISOR_HYPFS_OP]
+    {
         for command in 0..32 {
             let answer = attacker.command(number, command, &mut page);
             refused(format!("command {command} of hypercall {number}"), answer)?;

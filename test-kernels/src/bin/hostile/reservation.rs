@@ -173,7 +173,12 @@ fn more_than_it_may_have(attacker: &Attacker) -> Outcome {
     expect(pages <= maximum, format!("it has {pages} of {maximum} pages after {total} extents"))
 }
 
-fn exchange(attacker: &Attacker, old: &mut [u64], new: &mut [u64], change: impl Fn(&mut MemoryExchange)) -> Answer {
+fn exchange(
+    attacker: &Attacker,
+    old: &mut [u64],
+    new: &mut [u64],
+    change: impl Fn(&mut MemoryExchange),
+) -> Answer {
     let list = |extents: &mut [u64]| MemoryReservation {
         extent_start: extents.as_mut_ptr() as u64,
         nr_extents: extents.len() as u64,

@@ -113,9 +113,17 @@ fn with_selectors_of_ring_0(attacker: &Attacker) -> Outcome {
     const SELECTORS: [u64; 6] = [0xe008, 0xe00b, 0xe010, 0xe040, 0xe043, 0xe050];
     for selector in SELECTORS {
         let result = returns.to(|frame| frame.cs = selector);
-        faulted(format!("a return with code selector {selector:#x}"), &[FAILSAFE, GENERAL_PROTECTION], result)?;
+        faulted(
+            format!("a return with code selector {selector:#x}"),
+            &[FAILSAFE, GENERAL_PROTECTION],
+            result,
+        )?;
         let result = returns.to(|frame| frame.ss = selector);
-        faulted(format!("a return with stack selector {selector:#x}"), &[FAILSAFE, GENERAL_PROTECTION], result)?;
+        faulted(
+            format!("a return with stack selector {selector:#x}"),
+            &[FAILSAFE, GENERAL_PROTECTION],
+            result,
+        )?;
     }
     Ok(())
 }
@@ -129,7 +137,10 @@ fn with_any_selector(attacker: &Attacker) -> Outcome {
         // A frame of privilege 3 returns to user mode, for which this kernel has no page table.
         let result = returns.to(|frame| frame.cs = selector);
         if let Err(fault) = result {
-            expect(EXPECTED.contains(&fault.vector), format!("selector {selector:#x} raised {}", fault.vector))?;
+            expect(
+                EXPECTED.contains(&fault.vector),
+                format!("selector {selector:#x} raised {}", fault.vector),
+            )?;
         }
     }
     Ok(())

@@ -78,7 +78,10 @@ fn a_root_that_loses_its_pin(attacker: &Attacker) -> Outcome {
         accepted("unpinning the root", attacker.unpin(root))?;
     }
     let table = Table::new(attacker, [])?;
-    refused("switching away to no root", attacker.mmuext(MMUEXT_NEW_BASEPTR, table.frame().0 + (1 << 40), 0))?;
+    refused(
+        "switching away to no root",
+        attacker.mmuext(MMUEXT_NEW_BASEPTR, table.frame().0 + (1 << 40), 0),
+    )?;
     let slot = Slot::new(attacker)?;
     accepted("mapping under it", slot.map(slot.entry()))?;
     accepted("pinning the root again", attacker.pin(root, 4))?;
@@ -97,8 +100,15 @@ fn roots_of_others(attacker: &Attacker) -> Outcome {
 
 /// Flushing what is no guest's address is nothing, and must do nothing.
 fn flushes_anywhere(attacker: &Attacker) -> Outcome {
-    const ADDRESSES: [u64; 7] =
-        [0, 0x7fff_ffff_ffff, 0x8000_0000_0000, 0xffff_8000_0000_0000, 0xffff_8300_0000_0000, u64::MAX, 1 << 63];
+    const ADDRESSES: [u64; 7] = [
+        0,
+        0x7fff_ffff_ffff,
+        0x8000_0000_0000,
+        0xffff_8000_0000_0000,
+        0xffff_8300_0000_0000,
+        u64::MAX,
+        1 << 63,
+    ];
     let mut mask = u64::MAX;
     let mask = crate::attacker::address_of(&mut mask);
     for address in ADDRESSES {
@@ -122,7 +132,11 @@ fn unknown_operations(attacker: &Attacker) -> Outcome {
         let mut operation = MmuextOp { cmd: command, arg1: attacker.root.0, ..Default::default() };
         let place = crate::attacker::address_of(&mut operation);
         let answer = attacker.call(HYPERVISOR_MMUEXT_OP, &[place, 1, 0, u64::from(DomainId::SELF.0)]);
-        refused_as(format!("operation {command}"), &[Errno::ENOSYS, Errno::EOPNOTSUPP, Errno::EINVAL], answer)?;
+        refused_as(
+            format!("operation {command}"),
+            &[Errno::ENOSYS, Errno::EOPNOTSUPP, Errno::EINVAL],
+            answer,
+        )?;
     }
     Ok(())
 }

@@ -38,7 +38,10 @@ impl<'a> Table<'a> {
             page.write(8 * index, &entry);
         }
         let table = Self { attacker, page: Some(page) };
-        accepted("write-protecting a page", attacker.set_address(table.address(), entry(table.frame(), READ)))?;
+        accepted(
+            "write-protecting a page",
+            attacker.set_address(table.address(), entry(table.frame(), READ)),
+        )?;
         Ok(table)
     }
 

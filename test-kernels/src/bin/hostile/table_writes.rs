@@ -206,27 +206,45 @@ fn changed_bits(attacker: &Attacker) -> Outcome {
 struct Code<'a> {
     attacker: &'a Attacker,
     slot: Slot<'a>,
+    /// Where the instructions begin.
+    start: usize,
 }
 
 impl<'a> Code<'a> {
-    fn new(attacker: &'a Attacker) -> Result<Self, String> {
+    /// Code that begins by loading the registers, but for `rdi` and the stack pointer, with these values in turn.
+    fn with_registers(attacker: &'a Attacker, values: &[u64]) -> Result<Self, String> {
+        const LOADED: [u8; 14] = [0, 1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15];
         let slot = Slot::new(attacker)?;
         accepted("an executable page", slot.map_by_address(entry(slot.frame(), WRITE) & !NO_EXECUTE))?;
-        Ok(Self { attacker, slot })
+        let mut code = Self { attacker, slot, start: 0 };
+        for (register, value) in LOADED.into_iter().zip(values.iter().cycle()) {
+            let opcode = [0x48 | register >> 3, 0xb8 | register & 7];
+            code.write(code.start, &opcode);
+            code.write(code.start + 2, &value.to_le_bytes());
+            code.start += 10;
+        }
+        Ok(code)
     }
 
-    /// Runs instructions, followed by enough of nothing and an invalid one, with `rdi` and `rsi` set.
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= 4096, "the code is too long");
+        let place = (self.slot.address() as usize + offset) as *mut u8;
+        for (index, byte) in bytes.iter().enumerate() {
+            // SAFETY: the page is this value's, mapped and writable, and the place lies in it.
+            unsafe { place.add(index).write_volatile(*byte) };
+        }
+    }
+
+    /// Runs an instruction, followed by enough of nothing and an invalid one, with `rdi` set to the argument.
     fn run(&self, bytes: &[u8], argument: u64) -> Result<(), Fault> {
         const NOTHING: u8 = 0x90;
         let mut code = [NOTHING; 32];
         code[..bytes.len()].copy_from_slice(bytes);
         code[30..].copy_from_slice(&[0x0f, 0x0b]);
-        let start = self.slot.address() as *mut [u8; 32];
-        // SAFETY: the page is this value's, and writable.
-        unsafe { start.write_volatile(code) };
+        self.write(self.start, &code);
         // SAFETY: the code ends by a fault, which is caught, whatever it is; what it writes to is the page table that
-        // the argument points to, or nothing of anybody's.
-        let function = unsafe { core::mem::transmute::<*mut [u8; 32], unsafe extern "C" fn(u64)>(start) };
+        // the argument points to, or nothing, because no other register holds an address.
+        let function = unsafe { core::mem::transmute::<u64, unsafe extern "C" fn(u64)>(self.slot.address()) };
         self.attacker.run(function, argument)
     }
 }
@@ -248,8 +266,11 @@ fn any_instruction(attacker: &Attacker) -> Outcome {
     ];
     const MAPS: [&[u8]; 4] = [&[], &[0x0f], &[0x0f, 0x38], &[0x0f, 0x3a]];
     let target = Target::new(attacker)?;
-    let code = Code::new(attacker)?;
     let good = entry(target.page.machine_frame(), READ);
+    let foreign = Surroundings::look(attacker)?.others().into_iter().next().ok_or("no other domain has memory")?;
+    // Entries that map what they may not. None is an address, for their highest bit stands alone.
+    let bad = [target.table.frame(), foreign, MachineFrame(0xfee00), attacker.root].map(|frame| entry(frame, WRITE));
+    let code = Code::with_registers(attacker, &bad)?;
     for map in MAPS {
         for opcode in 0..=255u8 {
             if leaves_this_kernel(map, opcode) {
@@ -262,10 +283,13 @@ fn any_instruction(attacker: &Attacker) -> Outcome {
                     for prefix in PREFIXES {
                         let operand = operand | register << 3;
                         let bytes = [prefix, map, &[opcode, operand], displacement].concat();
-                        let w = attacker.read(0xffff_8800_0000_0028).unwrap_or(1);
+                        static SAVE: [AtomicU64; 20] = [const { AtomicU64::new(0) }; 20];
+                        SAVE[0].store(bytes.as_ptr() as u64, Ordering::SeqCst);
+                        for (i, b) in bytes.iter().enumerate() { SAVE[1 + i].store(*b as u64, Ordering::SeqCst); }
                         let r = code.run(&bytes, target.entry_address(200));
-                        let v = attacker.read(0xffff_8800_0000_0028).unwrap_or(1);
-                        if v != w { pv_runtime::println!("{bytes:x?}: {w:#x} -> {v:#x} {r:?} target {:#x} code {:#x}", target.entry_address(200), code.slot.address()); return Ok(()); }
+                        if bytes.as_ptr() as u64 != SAVE[0].load(Ordering::SeqCst) {
+                            pv_runtime::println!("BROKEN {:x?} {r:?}", core::array::from_fn::<u64, 7, _>(|i| SAVE[i + 1].load(Ordering::SeqCst)));
+                        }
                     }
                 }
             }

@@ -3,9 +3,9 @@
 use alloc::format;
 use core::time::Duration;
 
+use hypercall_abi::Errno;
 use hypercall_abi::sched::{SCHEDOP_POLL, SchedPoll};
 use hypercall_abi::xen::{HYPERVISOR_SCHED_OP, HYPERVISOR_SET_TIMER_OP};
-use hypercall_abi::Errno;
 use pv_runtime::time::nanoseconds;
 
 use crate::attacker::Attacker;
@@ -32,7 +32,8 @@ fn time_passes(attacker: &Attacker) -> Outcome {
 fn deadlines_anywhere(attacker: &Attacker) -> Outcome {
     let set = |deadline: u64| attacker.call(HYPERVISOR_SET_TIMER_OP, &[deadline]);
     time_passes(attacker)?;
-    for deadline in [1, 2, nanoseconds(), u64::MAX, u64::MAX - 1, 1 << 63, (1 << 63) - 1, u64::MAX / 1000, 0] {
+    for deadline in [1, 2, nanoseconds(), u64::MAX, u64::MAX - 1, 1 << 63, (1 << 63) - 1, u64::MAX / 1000, 0]
+    {
         accepted(format!("deadline {deadline}"), set(deadline))?;
         time_passes(attacker)?;
     }
@@ -45,7 +46,10 @@ fn deadlines_anywhere(attacker: &Attacker) -> Outcome {
 
 fn polls_of_nothing(attacker: &Attacker) -> Outcome {
     for pointer in [0, 1 << 63, 0xffff_8000_0000_0000, u64::MAX] {
-        accepted(format!("no ports at {pointer:#x}"), poll(attacker, pointer, 0, nanoseconds() + MILLISECOND))?;
+        accepted(
+            format!("no ports at {pointer:#x}"),
+            poll(attacker, pointer, 0, nanoseconds() + MILLISECOND),
+        )?;
     }
     Ok(())
 }

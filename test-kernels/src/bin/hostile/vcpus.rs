@@ -42,7 +42,8 @@ fn numbers_that_are_none(attacker: &Attacker) -> Outcome {
 }
 
 fn state_for_a_running_cpu(attacker: &Attacker) -> Outcome {
-    let mut context = Box::new(VcpuGuestContext { flags: VGCF_IN_KERNEL | VGCF_ONLINE, ..Default::default() });
+    let mut context =
+        Box::new(VcpuGuestContext { flags: VGCF_IN_KERNEL | VGCF_ONLINE, ..Default::default() });
     context.ctrlreg[3] = xen_pfn_to_cr3(attacker.root.0);
     refused("a state for itself", vcpu_op(attacker, VCPUOP_INITIALISE, 0, &mut *context))
 }
@@ -97,7 +98,10 @@ fn timers_of_others(attacker: &Attacker) -> Outcome {
         refused("another's timer", vcpu_op(attacker, VCPUOP_SET_SINGLESHOT_TIMER, vcpu, &mut timer))?;
     }
     timer.flags = VCPU_SSHOTTMR_FUTURE;
-    refused("a deadline that must lie ahead and does not", vcpu_op(attacker, VCPUOP_SET_SINGLESHOT_TIMER, 0, &mut timer))
+    refused(
+        "a deadline that must lie ahead and does not",
+        vcpu_op(attacker, VCPUOP_SET_SINGLESHOT_TIMER, 0, &mut timer),
+    )
 }
 
 fn unknown_commands(attacker: &Attacker) -> Outcome {
