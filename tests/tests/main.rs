@@ -10,7 +10,6 @@ mod execution;
 mod guests;
 mod isolation;
 mod linux;
-mod linux;
 mod network;
 mod nonsense;
 mod prompt;

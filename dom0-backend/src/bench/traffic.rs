@@ -8,8 +8,10 @@ use super::counts::Counts;
 use super::subject::{BenchError, Subject};
 use crate::toolstack::Toolstack;
 
-/// Rounds of each measurement.
-const ROUNDS: u32 = 16;
+/// Rounds of packets.
+const ROUNDS: u32 = 32;
+/// Rounds of requests. More than of packets, for the disk answers when it likes.
+const DISK_ROUNDS: u32 = 128;
 /// Packets of a round: half a ring's.
 const PACKETS: u32 = 128;
 /// Requests under way at once.
@@ -73,7 +75,7 @@ pub async fn from_disk(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
     let mut read = Ok(());
     for depth in DEPTHS {
         let name = format!("read of 4 KiB, {depth} at a time");
-        read = rounds(&reader, &name, depth, &|count| format!("bench disk {ROUNDS} {count}")).await;
+        read = rounds(&reader, &name, depth, &|count| format!("bench disk {DISK_ROUNDS} {count}")).await;
         if read.is_err() {
             break;
         }

@@ -23,7 +23,8 @@ fn single_line(Single { name, ticks }: &Single) -> String {
     let shown = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
     let goal = reference.goal.map_or(String::new(), |goal| format!("<={goal}"));
     let verdict = verdict(reference.goal.map(|goal| *ticks <= goal));
-    format!("{name:<52} {ticks:>9} {goal:>7} {:>9}{verdict}\n", shown(reference.xen))
+    let line = format!("{name:<52} {ticks:>9} {goal:>7} {:>9}{verdict}", shown(reference.xen));
+    line.trim_end().to_owned() + "\n"
 }
 
 fn verdict(met: Option<bool>) -> &'static str {
@@ -44,7 +45,8 @@ fn traffic_lines(traffic: &Traffic) -> String {
     let shown = goal.map_or(String::new(), |goal| format!("<={goal}"));
     let met = goal.map(|goal| work(traffic) <= goal * traffic.count);
     let what = "dom0 and hypervisor, without the copy loop";
-    text += &format!("  {what:<50} {:>9} {shown:>7}{}\n", each(work(traffic), traffic.count), verdict(met));
+    let line = format!("  {what:<50} {:>9} {shown:>7}{}", each(work(traffic), traffic.count), verdict(met));
+    text += &(line.trim_end().to_owned() + "\n");
     if traffic.name.starts_with("packet") {
         let met = traffic.total("hypercalls") * PACKETS_PER_HYPERCALL <= traffic.count;
         let (what, most) = ("hypercalls of all parties", format!("1/{PACKETS_PER_HYPERCALL}"));
