@@ -27,6 +27,43 @@ impl Ledger {
             store: dom0.succeed("store ls"),
         }
     }
+
+    /// Makes sure that everything is as it was when this was taken.
+    ///
+    /// # Panics
+    ///
+    /// If not; says what differs, and after what.
+    #[track_caller]
+    pub fn expect_same(&self, dom0: &mut Prompt, after: &str) {
+        let difference = self.difference(&Self::of(dom0));
+        assert!(
+            difference.is_empty(),
+            "after {after}, the ledger differs:\n{difference}\n{}",
+            dom0.console()
+        );
+    }
+
+    /// What was taken away and what was added since, a line each; empty if nothing was.
+    fn difference(&self, later: &Self) -> String {
+        let (before, after) = (self.lines(), later.lines());
+        let gone = before.iter().filter(|line| !after.contains(line)).map(|line| format!("- {line}\n"));
+        let fresh = after.iter().filter(|line| !before.contains(line)).map(|line| format!("+ {line}\n"));
+        gone.chain(fresh).collect()
+    }
+
+    /// All of it as lines; those of the store with their whole paths.
+    fn lines(&self) -> Vec<String> {
+        let domains = self.domains.iter().map(|(number, name)| format!("domain {number} {name}"));
+        let mut path: Vec<&str> = Vec::new();
+        let nodes = self.store.lines().map(|line| {
+            let node = line.trim_start();
+            path.truncate(line.len() - node.len());
+            path.push(node.split(" = ").next().unwrap_or(node));
+            let value = node.split_once(" = ").map_or("", |(_, value)| value);
+            format!("/{} = {value}", path.join("/"))
+        });
+        [format!("{} free pages", self.free_pages)].into_iter().chain(domains).chain(nodes).collect()
+    }
 }
 
 /// The number behind a name in what `info` prints.
@@ -59,5 +96,19 @@ mod tests {
         );
         let list = "Name      ID   Mem VCPUs\tState\tTime(s)\nDomain-0   0   128     1     r-----       0.2\na  12 64 1 r 0\n";
         assert_eq!(domains(list), [(0, "Domain-0".to_owned()), (12, "a".to_owned())]);
+    }
+
+    #[test]
+    fn a_difference_names_what_came_and_went() {
+        let before = Ledger {
+            free_pages: 5,
+            domains: Vec::new(),
+            store: "a = \"\"\n b = \"1\"\nc = \"\"\n".to_owned(),
+        };
+        assert_eq!(before.difference(&before.clone()), "");
+        let store = "a = \"\"\nc = \"\"\n b = \"1\"\n".to_owned();
+        let after = Ledger { free_pages: 4, domains: vec![(1, "x".to_owned())], store };
+        let expected = "- 5 free pages\n- /a/b = \"1\"\n+ 4 free pages\n+ domain 1 x\n+ /c/b = \"1\"\n";
+        assert_eq!(before.difference(&after), expected);
     }
 }

@@ -45,7 +45,7 @@ impl Bench {
 
     /// Nothing is left of the hostile guest.
     fn expect_nothing_left(&mut self, mode: &str) {
-        assert_eq!(Ledger::of(&mut self.dom0), self.before, "{mode}");
+        self.before.expect_same(&mut self.dom0, mode);
     }
 }
 

@@ -15,7 +15,7 @@ fn settled(machine: Dom0) -> Prompt {
 fn expect_refusal(dom0: &mut Prompt, command: &str, reason: &str) {
     let before = Ledger::of(dom0);
     assert_eq!(dom0.run(command), format!("error: {reason}\n"), "{command}");
-    assert_eq!(Ledger::of(dom0), before, "{command}");
+    before.expect_same(dom0, command);
 }
 
 #[test]
@@ -57,13 +57,14 @@ fn less_memory_than_a_kernel_needs_is_refused_with_what_it_needs() {
     let printed = dom0.run("create a memory=1");
     assert!(printed.starts_with("error: kernel and module need "), "{printed}");
     assert!(printed.ends_with(" KiB to start; the domain has 1024 KiB\n"), "{printed}");
-    assert_eq!(Ledger::of(&mut dom0), before);
+    before.expect_same(&mut dom0, "the attempt");
 }
 
 #[test]
 fn a_name_is_given_once() {
     let mut dom0 = settled(Dom0::new());
     dom0.succeed("create web memory=16");
+    dom0.succeed("guest-run web info");
     expect_refusal(&mut dom0, "create web memory=16", "there is a guest called web already");
     expect_refusal(&mut dom0, "create Domain-0", "there is a guest called Domain-0 already");
     dom0.succeed("destroy web");
@@ -97,5 +98,5 @@ fn guests_that_come_and_go_leave_no_page_behind() {
         dom0.succeed("guest-run b info");
         dom0.succeed("shutdown -w b");
     }
-    assert_eq!(Ledger::of(&mut dom0), before);
+    before.expect_same(&mut dom0, "the last of them");
 }
