@@ -11,7 +11,6 @@
 
 pub mod dom0;
 pub mod initramfs;
-pub mod initramfs;
 pub mod kernel;
 pub mod ledger;
 pub mod pattern;
