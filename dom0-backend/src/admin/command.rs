@@ -37,7 +37,7 @@ const USAGES: [(&str, &str); 24] = [
     ("info", "the machine and the hypervisor"),
     ("dmesg", "the hypervisor's log"),
     ("perf", "the hypervisor's counters"),
-    ("bench micro [NAME]", "what hypercalls, requests and packets cost; in guests made for it, or in this one"),
+    ("bench micro [NAME]", "what things cost, in guests made for it or in this one"),
     ("sleep SECONDS", "do nothing for a while"),
     ("poweroff", "ask all guests to end, then switch the machine off; also: shutdown"),
 ];
