@@ -2,6 +2,9 @@
 
 use core::fmt;
 use core::str::FromStr;
+use core::sync::atomic::Ordering;
+
+use pv_runtime::memory::{Page, SharedMemory};
 
 /// Bytes of an Ethernet header: destination, source, type.
 pub const HEADER_LENGTH: usize = 14;
@@ -88,6 +91,13 @@ pub struct Addresses {
 }
 
 impl Addresses {
+    /// Reads them from a frame that starts at a multiple of four bytes in a page.
+    #[inline]
+    pub fn in_page(page: &Page, offset: usize) -> Self {
+        let words = &page.words()[offset / 4..][..3];
+        Self::from_words([0, 1, 2].map(|word: usize| words[word].load(Ordering::Relaxed)))
+    }
+
     /// Reads the first twelve bytes of a frame, given as words.
     #[inline]
     pub const fn from_words(words: [u32; 3]) -> Self {

@@ -42,6 +42,8 @@ struct Share {
 pub struct MacTable {
     entries: HashMap<MacAddress, Entry>,
     shares: HashMap<PortId, Share>,
+    /// Changes whenever an answer may have changed, but for entries that have become old.
+    generation: u32,
 }
 
 impl MacTable {
@@ -59,6 +61,7 @@ impl MacTable {
             return;
         }
         self.shares.entry(port).or_default().entries += 1;
+        self.generation = self.generation.wrapping_add(1);
         if let Some(before) = self.entries.insert(address, Entry { port, heard: now }) {
             self.give_back(before.port);
         }
@@ -92,8 +95,21 @@ impl MacTable {
         entry.is_fresh(now).then_some(entry.port)
     }
 
+    /// A number that is another one whenever [`look_up`](Self::look_up) may answer differently than before
+    /// within the same second.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Notes that ports have come or gone.
+    pub fn ports_changed(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
     /// Forgets everything about a port.
     pub fn forget(&mut self, port: PortId) {
+        self.generation = self.generation.wrapping_add(1);
         self.entries.retain(|_, entry| entry.port != port);
         self.shares.remove(&port);
     }

@@ -1,10 +1,8 @@
 //! A packet on its way through the switch.
 
-use alloc::vec::Vec;
-
-use super::buffers::Piece;
 use super::mac_table::PortId;
-use super::offload::Offload;
+use super::offload::Checksum;
+use super::spans::Span;
 
 /// Names a packet: still in a guest's pages, or in buffers of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,15 +18,25 @@ pub enum Packet {
     Own(u16),
 }
 
-/// A packet in our buffers.
-#[derive(Debug, Default)]
-pub struct OwnPacket {
-    /// Its bytes, in order.
-    pub pieces: Vec<Piece>,
-    /// How many.
-    pub length: usize,
-    /// What its sender left to others.
-    pub offload: Offload,
-    /// How many ports it is still to go out by.
-    pub holders: u16,
+/// A packet that waits at a port.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// Which.
+    pub packet: Packet,
+    /// Where its bytes are if they lie together and are not to be cut: then one copy moves it, and nothing more
+    /// need be known of it.
+    pub whole: Option<Span>,
+    /// What is known of its checksum.
+    pub checksum: Checksum,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To nobody.
+    Nowhere,
+    /// To one port.
+    One(PortId),
+    /// To all ports but the one it came from.
+    All,
 }

@@ -8,11 +8,13 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use hypercall_abi::io::netif::*;
-use hypercall_abi::{GrantReference, PAGE_SIZE};
+use hypercall_abi::{DomainId, GrantReference, PAGE_SIZE};
+use pv_runtime::grant::CopyEnd;
 use ring::{BackRing, Corrupt, NetifTx, RingMemory};
 
 use super::ethernet;
 use super::offload::{Offload, Segmentation};
+use super::spans::Span;
 
 /// The most slots that a packet may have. With more it is refused.
 pub const SLOTS_MAX: usize = XEN_NETIF_NR_SLOTS_MIN as usize;
@@ -99,8 +101,10 @@ pub struct TxPacket {
     pub length: u16,
     /// What the guest left to others.
     pub offload: Offload,
-    /// Bytes that were copied to the packet's place among the headers and are taken from there.
-    pub header_length: u16,
+    /// Bytes that were copied to the packet's place among the headers.
+    pub head_length: u16,
+    /// Whether those bytes are delivered from there, and not read from the guest's page again.
+    pub uses_head: bool,
 }
 
 /// What was on the ring.
@@ -126,7 +130,7 @@ impl TxPacket {
         let Some(first) = ring.take_request()? else { return Ok(Taken::Nothing) };
         self.slices.clear();
         self.extras = 0;
-        self.header_length = 0;
+        (self.head_length, self.uses_head) = (0, false);
         self.length = first.size;
         self.offload = Offload { checksum: Offload::checksum_of(first.flags), segmentation: None };
         let mut is_accepted = true;
@@ -181,6 +185,20 @@ impl TxPacket {
         let first = first.ok_or(TxFault::TooShort { size: self.length })?;
         self.slices[0].length = first as u16;
         Ok(())
+    }
+
+    /// Lists where the packet's bytes are with the guest, but for the first `skip`.
+    pub fn list_slices(&self, domain: DomainId, skip: u16, spans: &mut Vec<Span>) {
+        let mut skip = skip;
+        for slice in &self.slices {
+            let skipped = skip.min(slice.length);
+            skip -= skipped;
+            let (offset, length) = (slice.offset + skipped, slice.length - skipped);
+            if length > 0 {
+                let start = CopyEnd::Granted { domain, reference: slice.reference, offset };
+                spans.push(Span { start, length });
+            }
+        }
     }
 
     /// Slots that want an answer.

@@ -18,14 +18,16 @@ use pv_runtime::memory::{Page, SharedMemory};
 use ring::{BackRing, NetifRx, NetifTx, RingMemory};
 
 use super::counters::{VifCounters, add};
-use super::ethernet::Addresses;
+use super::ethernet::{self, Addresses};
 use super::headers::HEADERS_MAX;
 use super::mac_table::PortId;
-use super::offload::{Capabilities, Offload};
-use super::packet::Packet;
+use super::offload::{Capabilities, Checksum, Offload};
+use super::packet::{Packet, Waiting};
 use super::pool::Pool;
-use super::spans::Span;
-use super::tx::{TxFault, TxPacket};
+use super::route::RouteCache;
+use super::spans::{Span, copy_all};
+use super::tx::{Slice, TxFault, TxPacket};
+use crate::backend::GrantCopy;
 
 /// Packets that may wait for a guest. Fewer than a ring has slots, so that one slow receiver does not hold all
 /// of a sender's.
@@ -34,6 +36,12 @@ const WAITING_MAX: usize = 128;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Places for headers in a page.
 const HEADERS_PER_PAGE: usize = PAGE_SIZE / HEADERS_MAX;
+
+/// Where a packet's place among the headers is in its page.
+#[inline]
+const fn head_offset(index: u16) -> u16 {
+    index % HEADERS_PER_PAGE as u16 * HEADERS_MAX as u16
+}
 
 /// Sends events to a guest.
 pub trait Channel {
@@ -95,7 +103,7 @@ pub struct Vif<M, C> {
     packets: Pool<TxPacket>,
     header_pages: Vec<HeaderPage>,
     /// Packets for the guest.
-    waiting: VecDeque<Packet>,
+    waiting: VecDeque<Waiting>,
     /// Since when the first of them has waited for pages.
     blocked_since: Option<Duration>,
     /// The guest did not post pages for too long.
@@ -105,7 +113,7 @@ pub struct Vif<M, C> {
     /// Answers were pushed that the guest does not see yet.
     has_answers: bool,
     /// Where its last packet went.
-    pub last_destination: Option<PortId>,
+    pub route: RouteCache,
 }
 
 impl<M: RingMemory, C: Channel> Vif<M, C> {
@@ -122,7 +130,7 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
             is_stalled: false,
             fault: None,
             has_answers: false,
-            last_destination: None,
+            route: RouteCache::default(),
         }
     }
 
@@ -190,68 +198,96 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
         self.packets.get(index)
     }
 
-    /// Reserves a place for the first `length` bytes of a packet, and notes that they are to be taken from
-    /// there.
+    /// Has a packet's first bytes copied to its place among the headers: all of a short packet and the headers of
+    /// one that may have to be cut, to be delivered from there; of others the addresses, to be looked at only.
+    ///
+    /// Reading those again when the packet is delivered is harmless: a guest that changes them meanwhile sends
+    /// other bytes to the receiver it chose, which it could have done in the first place.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
     #[inline]
-    pub fn header_place(&mut self, index: u16, length: u16) -> Result<Span, Errno> {
-        let (page, slot) = (usize::from(index) / HEADERS_PER_PAGE, usize::from(index) % HEADERS_PER_PAGE);
+    pub fn fetch_head(
+        &mut self,
+        index: u16,
+        copies: &mut impl GrantCopy,
+        spans: &mut Vec<Span>,
+    ) -> Result<(), Errno> {
+        let (page, offset) = (usize::from(index) / HEADERS_PER_PAGE, head_offset(index));
         while self.header_pages.len() <= page {
             let page = Page::new()?;
             let frame = page.machine_frame();
             self.header_pages.push(HeaderPage { page, frame });
         }
-        self.packets.get_mut(index).header_length = length;
-        let start =
-            CopyEnd::Own { frame: self.header_pages[page].frame, offset: (slot * HEADERS_MAX) as u16 };
-        Ok(Span { start, length })
+        let place = CopyEnd::Own { frame: self.header_pages[page].frame, offset };
+        let packet = self.packets.get_mut(index);
+        let is_short = usize::from(packet.length) <= HEADERS_MAX;
+        packet.uses_head = is_short || packet.offload.segmentation.is_some();
+        let wanted = if packet.uses_head { HEADERS_MAX } else { ethernet::HEADER_LENGTH };
+        let length = packet.length.min(wanted as u16);
+        packet.head_length = length;
+        match packet.slices.first() {
+            Some(first) if first.length >= length => {
+                let (domain, reference) = (self.connection.guest, first.reference);
+                let start = CopyEnd::Granted { domain, reference, offset: first.offset };
+                copies.push(start, place, length);
+            }
+            _ => {
+                spans.clear();
+                packet.list_slices(self.connection.guest, 0, spans);
+                copy_all(copies, spans, core::iter::once(Span { start: place, length }));
+            }
+        }
+        Ok(())
     }
 
-    /// The page and the place in it where a packet's headers were copied.
+    /// The page and the place in it where a packet's first bytes were copied.
     #[inline]
-    fn headers(&self, index: u16) -> (&HeaderPage, usize) {
-        let (page, slot) = (usize::from(index) / HEADERS_PER_PAGE, usize::from(index) % HEADERS_PER_PAGE);
-        (&self.header_pages[page], slot * HEADERS_MAX)
+    fn head(&self, index: u16) -> (&HeaderPage, u16) {
+        (&self.header_pages[usize::from(index) / HEADERS_PER_PAGE], head_offset(index))
     }
 
-    /// The addresses of a packet whose headers were copied.
+    /// The addresses of a packet whose first bytes were copied.
     #[inline]
     pub fn addresses(&self, index: u16) -> Addresses {
-        let (page, offset) = self.headers(index);
-        super::switch::addresses_at(&page.page, offset)
+        let (page, offset) = self.head(index);
+        Addresses::in_page(&page.page, offset.into())
     }
 
-    /// Copies out what was copied of a packet's headers, and says how much it is.
-    pub fn copy_headers(&self, index: u16, into: &mut [u8; HEADERS_MAX]) -> usize {
-        let (page, offset) = self.headers(index);
-        let length = usize::from(self.packet(index).header_length).min(HEADERS_MAX);
-        SharedMemory::copy_out(&page.page, offset, &mut into[..length]);
+    /// Copies out what was copied of a packet's first bytes, and says how much it is.
+    pub fn copy_head(&self, index: u16, into: &mut [u8; HEADERS_MAX]) -> usize {
+        let (page, offset) = self.head(index);
+        let length = usize::from(self.packet(index).head_length).min(HEADERS_MAX);
+        SharedMemory::copy_out(&page.page, offset.into(), &mut into[..length]);
         length
     }
 
-    /// Lists where all bytes of a packet are: those that were copied with us, the rest with the guest.
+    /// Lists where all bytes of a packet are: some perhaps with us, the rest with the guest.
     #[inline]
     pub fn spans(&self, index: u16, spans: &mut Vec<Span>) {
         let packet = self.packet(index);
-        let mut skip = packet.header_length;
+        let skip = if packet.uses_head { packet.head_length } else { 0 };
         if skip > 0 {
-            let (page, offset) = self.headers(index);
-            let start = CopyEnd::Own { frame: page.frame, offset: offset as u16 };
-            spans.push(Span { start, length: skip });
+            let (page, offset) = self.head(index);
+            spans.push(Span { start: CopyEnd::Own { frame: page.frame, offset }, length: skip });
         }
-        let domain = self.connection.guest;
-        for slice in &packet.slices {
-            let skipped = skip.min(slice.length);
-            skip -= skipped;
-            let (offset, length) = (slice.offset + skipped, slice.length - skipped);
-            if length > 0 {
-                let start = CopyEnd::Granted { domain, reference: slice.reference, offset };
-                spans.push(Span { start, length });
-            }
+        packet.list_slices(self.connection.guest, skip, spans);
+    }
+
+    /// Where all bytes of a packet are, if they lie together and it is not to be cut.
+    #[inline]
+    pub fn whole(&self, index: u16) -> Option<Span> {
+        let packet = self.packet(index);
+        if packet.offload.segmentation.is_some() {
+            return None;
         }
+        if packet.uses_head {
+            let (page, offset) = self.head(index);
+            return Some(Span { start: CopyEnd::Own { frame: page.frame, offset }, length: packet.length });
+        }
+        let [Slice { reference, offset, length, .. }] = packet.slices[..] else { return None };
+        Some(Span { start: CopyEnd::Granted { domain: self.connection.guest, reference, offset }, length })
     }
 
     /// Answers all slots of a packet, and forgets it.
@@ -279,7 +315,7 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
 
     /// Queues a packet for the guest; says whether there was room.
     #[inline]
-    pub fn enqueue(&mut self, packet: Packet) -> bool {
+    pub fn enqueue(&mut self, packet: Waiting) -> bool {
         if self.is_stalled || self.fault.is_some() || self.waiting.len() >= WAITING_MAX {
             add(&self.connection.counters.rx_dropped, 1);
             return false;
@@ -290,20 +326,28 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
 
     /// The packet that has waited longest.
     #[inline]
-    pub fn first_waiting(&self) -> Option<Packet> {
+    pub fn first_waiting(&self) -> Option<Waiting> {
         self.waiting.front().copied()
+    }
+
+    /// Whether one copy into one page delivers a packet.
+    #[inline]
+    pub fn takes_whole(&self, waiting: &Waiting) -> Option<Span> {
+        let takes = waiting.checksum != Checksum::Blank || self.capabilities().any_checksum();
+        waiting.whole.filter(|whole| takes && usize::from(whole.length) <= PAGE_SIZE)
     }
 
     /// Takes that packet out of the queue.
     #[inline]
     pub fn take_waiting(&mut self) -> Option<Packet> {
-        self.waiting.pop_front()
+        self.waiting.pop_front().map(|waiting| waiting.packet)
     }
 
     /// Takes out every packet that `port` sent and that waits here.
     pub fn forget_packets_of(&mut self, port: PortId) {
-        self.waiting
-            .retain(|packet| !matches!(packet, Packet::Guest { port: sender, .. } if *sender == port));
+        self.waiting.retain(
+            |waiting| !matches!(waiting.packet, Packet::Guest { port: sender, .. } if sender == port),
+        );
     }
 
     /// Whether the guest has posted `slots` pages. If not, it will send an event when it has.
@@ -317,6 +361,18 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
     pub fn take_page(&mut self, length: u16) -> Result<Option<RxSlot>, TxFault> {
         let request = self.connection.rx.take_request()?;
         Ok(request.map(|request| RxSlot { id: request.id, reference: request.gref, length }))
+    }
+
+    /// Answers the only page of a packet.
+    #[inline]
+    pub fn answer_page(&mut self, slot: &RxSlot, checksum: Checksum, is_copied: bool) {
+        let status = if is_copied { slot.length as i16 } else { NETIF_RSP_ERROR };
+        let flags = Offload { checksum, segmentation: None }.rx_flags();
+        let answered =
+            self.connection.rx.push_response(&NetifRxResponse { id: slot.id, offset: 0, flags, status });
+        debug_assert!(answered.is_ok(), "a page is answered once");
+        self.has_answers = true;
+        self.blocked_since = None;
     }
 
     /// Answers the pages of a packet, in the order in which they were taken. With `segmentation` the second

@@ -1,6 +1,7 @@
 //! Out of the switch: into pages that guests posted.
 
 use core::iter;
+use core::ops::Range;
 
 use hypercall_abi::PAGE_SIZE;
 use hypercall_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
@@ -30,8 +31,28 @@ pub(super) struct Delivery {
     packet: Packet,
     first_copy: usize,
     end_copy: usize,
-    first_slot: usize,
-    end_slot: usize,
+    pages: Pages,
+}
+
+/// The pages that a packet is copied into.
+#[derive(Clone, Copy, Debug)]
+enum Pages {
+    /// One, for a packet that is passed on as it is.
+    One(RxSlot, Checksum),
+    /// Those in the list from here to there.
+    Listed(usize, usize),
+}
+
+/// Why no further packet is passed on by the short path.
+enum Stop {
+    /// None waits.
+    Empty,
+    /// The first one that waits is not of that kind.
+    NotWhole(Packet),
+    /// The guest has posted no page.
+    NoPage,
+    /// The guest broke its ring.
+    Fault(TxFault),
 }
 
 /// A packet being copied into our buffers, or in them already, to be sent.
@@ -50,16 +71,48 @@ impl<P: Platform> Switch<P> {
     /// Plans the copies for as many packets as wait for a guest and find pages.
     pub(super) fn plan_deliveries(&mut self, port: PortId) {
         self.mark_touched(port);
-        while let Some(packet) = self.guest(port).and_then(|vif| vif.first_waiting()) {
-            if self.rework_for_guest(port, packet) {
-                continue;
-            }
-            match self.plan_delivery(port, packet) {
+        loop {
+            let planned = match self.plan_whole_packets(port) {
+                Stop::Empty => return,
+                Stop::NotWhole(packet) => self.plan_other_packet(port, packet),
+                Stop::NoPage => self.guest_mut(port).map_or(Ok(false), |vif| vif.has_posted(1)),
+                Stop::Fault(fault) => Err(fault),
+            };
+            match planned {
                 Ok(true) => {}
                 Ok(false) => return self.note_blocked(port),
                 Err(fault) => return self.note_fault(port, fault),
             }
         }
+    }
+
+    /// Plans one copy for each packet that lies together and can be passed on as it is, up to one that does not.
+    #[inline]
+    fn plan_whole_packets(&mut self, port: PortId) -> Stop {
+        let Self { guests, copies, deliveries, .. } = self;
+        let Some(vif) = guests.get_mut(usize::from(port.0)).and_then(Option::as_mut) else {
+            return Stop::Empty;
+        };
+        loop {
+            let Some(waiting) = vif.first_waiting() else { return Stop::Empty };
+            let Some(whole) = vif.takes_whole(&waiting) else { return Stop::NotWhole(waiting.packet) };
+            let slot = match vif.take_page(whole.length) {
+                Ok(Some(slot)) => slot,
+                Ok(None) => return Stop::NoPage,
+                Err(fault) => return Stop::Fault(fault),
+            };
+            vif.take_waiting();
+            let place = CopyEnd::Granted { domain: vif.guest(), reference: slot.reference, offset: 0 };
+            let first_copy = copies.push(whole.start, place, whole.length);
+            let pages = Pages::One(slot, waiting.checksum);
+            let packet = waiting.packet;
+            deliveries.push(Delivery { port, packet, first_copy, end_copy: first_copy + 1, pages });
+        }
+    }
+
+    /// Plans what there is to do for a packet of several pieces, or one that must be changed.
+    fn plan_other_packet(&mut self, port: PortId, packet: Packet) -> Result<bool, TxFault> {
+        if self.rework_for_guest(port, packet) { Ok(true) } else { self.plan_delivery(port, packet) }
     }
 
     /// If the guest cannot take the packet as it is, takes it out of the queue to be changed or dropped.
@@ -137,8 +190,8 @@ impl<P: Platform> Switch<P> {
             let start = CopyEnd::Granted { domain, reference: *reference, offset: 0 };
             cursor.copy_to(&mut self.copies, Span { start, length: *length });
         }
-        let (end_copy, end_slot) = (self.copies.len(), self.slots.len());
-        self.deliveries.push(Delivery { port, packet, first_copy, end_copy, first_slot, end_slot });
+        let pages = Pages::Listed(first_slot, self.slots.len());
+        self.deliveries.push(Delivery { port, packet, first_copy, end_copy: self.copies.len(), pages });
         Ok(true)
     }
 
@@ -152,13 +205,7 @@ impl<P: Platform> Switch<P> {
                     vif.spans(index, &mut self.spans);
                 }
             }
-            Packet::Own(own) => {
-                let buffers = &self.buffers;
-                self.spans.extend(self.own.get(own).pieces.iter().map(|piece| Span {
-                    start: CopyEnd::Own { frame: buffers.frame(piece.buffer), offset: piece.offset },
-                    length: piece.length,
-                }));
-            }
+            Packet::Own(own) => self.own.spans(own, &mut self.spans),
         }
     }
 
@@ -215,8 +262,8 @@ impl<P: Platform> Switch<P> {
     /// Copies out what we have of a packet's first bytes, and says how many.
     pub(super) fn head_of(&self, packet: Packet, into: &mut [u8; HEADERS_MAX]) -> usize {
         match packet {
-            Packet::Guest { port, index } => self.guest(port).map_or(0, |vif| vif.copy_headers(index, into)),
-            Packet::Own(own) => self.own_head(own, into),
+            Packet::Guest { port, index } => self.guest(port).map_or(0, |vif| vif.copy_head(index, into)),
+            Packet::Own(own) => self.own.copy_head(own, into),
         }
     }
 
@@ -258,18 +305,33 @@ impl<P: Platform> Switch<P> {
     #[inline]
     fn finish_delivery(&mut self, delivery: &Delivery) {
         let is_copied = self.is_copied(delivery.first_copy, delivery.end_copy);
-        let offload = self.offload_of(delivery.packet);
-        let slots = &self.slots[delivery.first_slot..delivery.end_slot];
-        if let Some(vif) = self.guests.get_mut(usize::from(delivery.port.0)).and_then(Option::as_mut) {
-            vif.answer_pages(slots, &offload, is_copied);
+        let length = match &delivery.pages {
+            Pages::One(slot, checksum) => {
+                let vif = self.guest_mut(delivery.port);
+                vif.into_iter().for_each(|vif| vif.answer_page(slot, *checksum, is_copied));
+                u64::from(slot.length)
+            }
+            Pages::Listed(first, end) => self.answer_listed(delivery, *first..*end, is_copied),
+        };
+        if let Some(vif) = self.guest(delivery.port) {
             let counters = vif.counters();
             if is_copied {
                 add(&counters.rx_packets, 1);
-                add(&counters.rx_bytes, slots.iter().map(|slot| u64::from(slot.length)).sum());
+                add(&counters.rx_bytes, length);
             } else {
                 add(&counters.rx_errors, 1);
             }
         }
         self.discard(delivery.packet, if is_copied { NETIF_RSP_OKAY } else { NETIF_RSP_ERROR });
+    }
+
+    /// Answers the pages of a packet that has several, and says how many bytes it has.
+    fn answer_listed(&mut self, delivery: &Delivery, listed: Range<usize>, is_copied: bool) -> u64 {
+        let offload = self.offload_of(delivery.packet);
+        let slots = &self.slots[listed];
+        if let Some(vif) = self.guests.get_mut(usize::from(delivery.port.0)).and_then(Option::as_mut) {
+            vif.answer_pages(slots, &offload, is_copied);
+        }
+        slots.iter().map(|slot| u64::from(slot.length)).sum()
     }
 }

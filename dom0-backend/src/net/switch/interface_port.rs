@@ -2,24 +2,25 @@
 
 use core::time::Duration;
 
-use hypercall_abi::PAGE_SIZE;
 use hypercall_abi::io::netif::{NETIF_RSP_ERROR, NETIF_RSP_OKAY};
 
 use super::deliver::Sending;
-use super::{BATCH, Platform, RECEIVE_RESERVE, Rework, Round, Switch, WIRE, WIRE_ADDRESSES};
+use super::{BATCH, Platform, Rework, Round, Switch, WIRE};
 use crate::backend::GrantCopy;
-use crate::net::buffers::FRAME_START;
 use crate::net::counters::add;
 use crate::net::ethernet;
 use crate::net::headers::{HEADERS_MAX, Headers};
 use crate::net::interface::{Interface, Outgoing, Received};
 use crate::net::offload::Checksum;
+use crate::net::own::OwnPackets;
 use crate::net::packet::Packet;
 
 impl<P: Platform> Switch<P> {
     /// Connects the machine's interface.
     pub fn set_interface(&mut self, interface: P::Interface) {
+        self.wire_capabilities = interface.capabilities().consistent();
         self.interface = Some(interface);
+        self.table.ports_changed();
         self.offer_buffers();
         self.commit();
     }
@@ -31,7 +32,7 @@ impl<P: Platform> Switch<P> {
 
     /// Does what there is to do for the machine's interface.
     pub fn serve_interface(&mut self, now: Duration) -> Round {
-        self.now = now;
+        self.set_time(now);
         self.take_sent();
         let taken = self.take_received();
         self.mark_dirty(WIRE);
@@ -59,19 +60,16 @@ impl<P: Platform> Switch<P> {
     /// Takes frames that came in, and queues them where they go. Says how many.
     fn take_received(&mut self) -> u32 {
         for taken in 0..BATCH as u32 {
-            let (Some(interface), Some(own)) = (self.interface.as_mut(), self.own.take()) else {
-                return taken;
-            };
+            let Some(interface) = self.interface.as_mut() else { return taken };
+            let Some(own) = self.own.take_empty() else { return taken };
+            let received = self.own.receive(own, interface);
             let packet = self.own.get_mut(own);
-            packet.holders = 1;
-            let received = interface.take_received(&self.buffers, &mut packet.pieces);
-            packet.length = packet.pieces.iter().map(|piece| usize::from(piece.length)).sum();
             let has_addresses = packet.pieces.first().is_some_and(|first| {
                 usize::from(first.length) >= ethernet::HEADER_LENGTH && first.offset.is_multiple_of(4)
             });
             match received {
                 Received::Nothing => {
-                    self.own.put(own);
+                    self.own.release(own);
                     return taken;
                 }
                 Received::Frame(offload) if has_addresses => {
@@ -90,8 +88,7 @@ impl<P: Platform> Switch<P> {
     #[inline]
     fn receive(&mut self, own: u16) {
         add(&self.counters.received, 1);
-        let addresses = self.own_addresses(own);
-        let destination = self.route(WIRE, addresses, WIRE_ADDRESSES);
+        let destination = self.route_from_wire(self.own.addresses(own));
         self.dispatch(WIRE, Packet::Own(own), destination);
     }
 
@@ -99,8 +96,8 @@ impl<P: Platform> Switch<P> {
     fn offer_buffers(&mut self) {
         let Some(interface) = &mut self.interface else { return };
         for _ in 0..interface.receive_room() {
-            let Some(buffer) = self.buffers.take() else { return };
-            interface.offer(&self.buffers, buffer);
+            let Some(buffer) = self.own.buffers.take() else { return };
+            interface.offer(&self.own.buffers, buffer);
         }
     }
 
@@ -143,7 +140,7 @@ impl<P: Platform> Switch<P> {
             Packet::Own(own) => self.own.get(own).pieces.len(),
             Packet::Guest { port, index } => {
                 let length = self.guest(port).map_or(0, |vif| usize::from(vif.packet(index).length));
-                (length + usize::from(FRAME_START)).div_ceil(PAGE_SIZE)
+                OwnPackets::buffers_for(length)
             }
         }
     }
@@ -151,9 +148,7 @@ impl<P: Platform> Switch<P> {
     /// If the interface cannot cut a packet that is to be cut, takes it out of the queue for us to do it.
     fn cut_for_wire(&mut self, packet: Packet) -> bool {
         let Some(wanted) = self.offload_of(packet).segmentation else { return false };
-        let can_cut =
-            self.interface.as_ref().is_some_and(|interface| interface.capabilities().segmentation(wanted));
-        if can_cut {
+        if self.wire_capabilities.segmentation(wanted) {
             return false;
         }
         self.wire_waiting.pop_front();
@@ -164,14 +159,12 @@ impl<P: Platform> Switch<P> {
     /// Has a guest's packet copied into buffers.
     fn plan_copy_in(&mut self, packet: Packet) -> Option<u16> {
         let Packet::Guest { port, index } = packet else { return None };
-        let (length, offload) = {
-            let packet = self.guest(port)?.packet(index);
-            (usize::from(packet.length), packet.offload)
-        };
-        let own = self.take_own(length, offload)?;
         self.list_spans(packet);
-        self.copy_spans_to(own);
-        Some(own)
+        let Self { guests, own, copies, spans, .. } = self;
+        let packet = guests.get(usize::from(port.0))?.as_ref()?.packet(index);
+        let taken = own.take(packet.length.into(), packet.offload)?;
+        own.copy_into(taken, spans, copies);
+        Some(taken)
     }
 
     /// Hands over what was copied, and answers the senders.
@@ -192,21 +185,18 @@ impl<P: Platform> Switch<P> {
     /// Hands a packet to the interface; `false` if its blank checksum cannot be dealt with.
     #[inline]
     fn send(&mut self, own: u16) -> bool {
-        let capabilities = self.interface.as_ref().map(Interface::capabilities).unwrap_or_default();
         let offload = self.own.get(own).offload;
         let is_blank = offload.checksum == Checksum::Blank || offload.segmentation.is_some();
-        let leaves_checksum = is_blank && capabilities.any_checksum();
+        let leaves_checksum = is_blank && self.wire_capabilities.any_checksum();
         let blank_checksum = if leaves_checksum { self.leave_checksum(own) } else { None };
         let is_unfinished = is_blank && blank_checksum.is_none();
         if is_unfinished && (offload.segmentation.is_some() || !self.complete_checksum(own)) {
             return false;
         }
-        let Self { interface: Some(interface), own: packets, buffers, counters, .. } = self else {
-            return false;
-        };
+        let Self { interface: Some(interface), own: packets, counters, .. } = self else { return false };
         let segmentation = offload.segmentation;
         let frame = Outgoing { pieces: &packets.get(own).pieces, blank_checksum, segmentation };
-        interface.send(buffers, &frame, own);
+        interface.send(&packets.buffers, &frame, own);
         add(&counters.sent, 1);
         true
     }
@@ -215,15 +205,10 @@ impl<P: Platform> Switch<P> {
     /// says where the headers are.
     fn leave_checksum(&mut self, own: u16) -> Option<Headers> {
         let mut head = [0; HEADERS_MAX];
-        let available = self.own_head(own, &mut head);
+        let available = self.own.copy_head(own, &mut head);
         let headers = Headers::parse(&head[..available], self.own.get(own).length)?;
         let sum = crate::net::checksum::pseudo_header_sum(&head, &headers, headers.transport_length).fold();
-        self.write_to_head(own, headers.checksum(), &sum.to_le_bytes());
+        self.own.write_head(own, headers.checksum(), &sum.to_le_bytes());
         Some(headers)
-    }
-
-    /// Whether a packet that still needs buffers leaves enough of them for receiving.
-    pub(super) fn has_buffers(&self, count: usize) -> bool {
-        self.buffers.available() >= count + RECEIVE_RESERVE
     }
 }

@@ -5,20 +5,16 @@
 
 use alloc::vec::Vec;
 
-use hypercall_abi::PAGE_SIZE;
 use hypercall_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
-use pv_runtime::grant::CopyEnd;
-use pv_runtime::memory::SharedMemory;
 
 use super::{Platform, Switch, WIRE};
 use crate::backend::GrantCopy;
-use crate::net::buffers::{FIRST_ROOM, FRAME_START};
 use crate::net::checksum::transport_checksum;
 use crate::net::counters::add;
 use crate::net::headers::{HEADERS_MAX, Headers, ip_version};
-use crate::net::interface::Interface;
 use crate::net::mac_table::PortId;
 use crate::net::offload::{Checksum, Offload};
+use crate::net::own::OwnPackets;
 use crate::net::packet::Packet;
 use crate::net::segmentation::Plan;
 use crate::net::spans::{Cursor, Span};
@@ -99,9 +95,9 @@ impl<P: Platform> Switch<P> {
         let length = self.length_of(rework.packet);
         let offload = self.offload_of(rework.packet);
         if !rework.cut {
-            let own = self.take_own(length, offload)?;
             self.list_spans(rework.packet);
-            self.copy_spans_to(own);
+            let own = self.own.take(length, offload)?;
+            self.own.copy_into(own, &self.spans, &mut self.copies);
             return Some((Vec::from([own]), None));
         }
         let mut head = [0; HEADERS_MAX];
@@ -115,14 +111,14 @@ impl<P: Platform> Switch<P> {
 
     /// Buffers for all segments, one each.
     fn take_segments(&mut self, plan: &Plan) -> Option<Vec<u16>> {
-        let fits = plan.header_length() + plan.part(0) <= usize::from(FIRST_ROOM);
-        if !fits || !self.has_buffers(plan.count()) {
+        let fits = OwnPackets::fits_in_one(plan.header_length() + plan.part(0));
+        if !fits || !self.own.has_buffers(plan.count()) {
             return None;
         }
         let offload = Offload { checksum: Checksum::Blank, segmentation: None };
         let mut segments = Vec::with_capacity(plan.count());
         for index in 0..plan.count() {
-            match self.take_own(plan.header_length() + plan.part(index), offload) {
+            match self.own.take(plan.header_length() + plan.part(index), offload) {
                 Some(own) => segments.push(own),
                 None => {
                     segments.into_iter().for_each(|own| self.release_own(own));
@@ -138,10 +134,8 @@ impl<P: Platform> Switch<P> {
         let mut cursor = Cursor::new(&self.spans);
         cursor.skip(plan.header_length());
         for (index, own) in segments.iter().enumerate() {
-            let piece = self.own.get(*own).pieces[0];
-            let offset = FRAME_START + plan.header_length() as u16;
-            let start = CopyEnd::Own { frame: self.buffers.frame(piece.buffer), offset };
-            cursor.copy_to(&mut self.copies, Span { start, length: plan.part(index) as u16 });
+            let place = self.own.place_in_first(*own, plan.header_length() as u16);
+            cursor.copy_to(&mut self.copies, Span { start: place, length: plan.part(index) as u16 });
         }
     }
 
@@ -164,7 +158,7 @@ impl<P: Platform> Switch<P> {
             add(&self.counters.segmented, 1);
             for (index, own) in rework.results.iter().enumerate() {
                 let (head, length) = plan.headers_of(index);
-                self.write_to_head(*own, 0, &head[..length]);
+                self.own.write_head(*own, 0, &head[..length]);
             }
         }
         for own in rework.results {
@@ -185,29 +179,18 @@ impl<P: Platform> Switch<P> {
         }
     }
 
-    /// Writes to the first piece of a packet in our buffers; what does not fit there is not written.
-    pub(super) fn write_to_head(&self, own: u16, offset: usize, bytes: &[u8]) {
-        let first = self.own.get(own).pieces[0];
-        if offset + bytes.len() <= usize::from(first.length) {
-            let page = self.buffers.page(first.buffer);
-            debug_assert!(usize::from(first.offset) + offset + bytes.len() <= PAGE_SIZE);
-            SharedMemory::copy_in(page, usize::from(first.offset) + offset, bytes);
-        }
-    }
-
     /// Whether a port can take the checksum of a packet as it is.
     pub(super) fn takes_checksum(&self, port: PortId, own: u16) -> bool {
         if self.own.get(own).offload.checksum != Checksum::Blank {
             return true;
         }
         let capabilities = if port == WIRE {
-            self.interface.as_ref().map(Interface::capabilities)
+            self.wire_capabilities
         } else {
-            self.guest(port).map(|vif| *vif.capabilities())
+            self.guest(port).map(|vif| *vif.capabilities()).unwrap_or_default()
         };
-        let capabilities = capabilities.unwrap_or_default();
         let mut head = [0; HEADERS_MAX];
-        let available = self.own_head(own, &mut head);
+        let available = self.own.copy_head(own, &mut head);
         ip_version(&head[..available]).is_some_and(|version| capabilities.checksum(version))
     }
 
@@ -219,7 +202,7 @@ impl<P: Platform> Switch<P> {
             return true;
         }
         let mut head = [0; HEADERS_MAX];
-        let available = self.own_head(own, &mut head);
+        let available = self.own.copy_head(own, &mut head);
         let headers = Headers::parse(&head[..available], packet.length);
         let field = headers.and_then(|headers| {
             let bytes = head[..available].get(headers.checksum()..headers.checksum() + 2)?;
@@ -229,8 +212,8 @@ impl<P: Platform> Switch<P> {
             add(&self.counters.dropped, 1);
             return false;
         };
-        let checksum = transport_checksum(&self.buffers, &packet.pieces, &head, &headers, found);
-        self.write_to_head(own, headers.checksum(), &checksum.to_le_bytes());
+        let checksum = transport_checksum(&self.own.buffers, &packet.pieces, &head, &headers, found);
+        self.own.write_head(own, headers.checksum(), &checksum.to_le_bytes());
         self.own.get_mut(own).offload.checksum = Checksum::Validated;
         add(&self.counters.checksums, 1);
         true

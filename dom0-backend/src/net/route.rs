@@ -1,0 +1,66 @@
+//! Where a sender's packets go: the last answer, for as long as it holds.
+//!
+//! Packets come in rows to the same receiver, and looking two addresses up for each of them costs more than
+//! all else that the switch decides.
+
+use super::ethernet::Addresses;
+use super::packet::Destination;
+use super::switch::WIRE;
+
+/// What an answer depends on beside the addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Validity {
+    /// The table's generation.
+    pub generation: u32,
+    /// The present second, since entries become old.
+    pub second: u32,
+}
+
+/// A sender's last packet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RouteCache(Option<(Addresses, Validity, Destination)>);
+
+impl RouteCache {
+    /// Where a packet goes, if one with the same addresses went there just now.
+    #[inline]
+    pub fn get(&self, addresses: &Addresses, validity: Validity) -> Option<Destination> {
+        let (known, since, destination) = self.0.as_ref()?;
+        (known == addresses && *since == validity).then_some(*destination)
+    }
+
+    /// Notes where a packet goes.
+    pub fn set(&mut self, addresses: Addresses, validity: Validity, destination: Destination) {
+        self.0 = Some((addresses, validity, destination));
+    }
+
+    /// Whether the last packet went to the machine's network.
+    #[inline]
+    pub fn leads_out(&self) -> bool {
+        matches!(self.0, Some((_, _, Destination::One(WIRE))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ethernet::MacAddress;
+    use super::super::mac_table::PortId;
+    use super::*;
+
+    #[test]
+    fn an_answer_holds_for_the_same_addresses_and_as_long_as_nothing_changed() {
+        let mac = |number| MacAddress::new([2, 0, 0, 0, 0, number]);
+        let addresses = Addresses { destination: mac(1), source: mac(2) };
+        let now = Validity { generation: 5, second: 9 };
+        let mut cache = RouteCache::default();
+        assert_eq!(cache.get(&addresses, now), None);
+        cache.set(addresses, now, Destination::One(PortId(3)));
+        assert_eq!(cache.get(&addresses, now), Some(Destination::One(PortId(3))));
+        assert_eq!(cache.get(&Addresses { source: mac(7), ..addresses }, now), None);
+        assert_eq!(cache.get(&Addresses { destination: mac(7), ..addresses }, now), None);
+        assert_eq!(cache.get(&addresses, Validity { generation: 6, ..now }), None);
+        assert_eq!(cache.get(&addresses, Validity { second: 10, ..now }), None);
+        assert!(!cache.leads_out());
+        cache.set(addresses, now, Destination::One(WIRE));
+        assert!(cache.leads_out());
+    }
+}

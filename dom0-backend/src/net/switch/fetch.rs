@@ -1,0 +1,185 @@
+//! Into the switch: packets off a guest's ring, and where they go.
+
+use hypercall_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
+
+use super::{BATCH, Platform, Rework, Switch, WIRE};
+use crate::backend::GrantCopy;
+use crate::net::counters::add;
+use crate::net::ethernet::Addresses;
+use crate::net::mac_table::PortId;
+use crate::net::packet::{Destination, Packet};
+use crate::net::route::Validity;
+use alloc::vec::Vec;
+
+/// Addresses that a guest's interface may be known by.
+const GUEST_ADDRESSES: u16 = 64;
+/// Addresses that may be known to be out on the wire.
+const WIRE_ADDRESSES: u16 = 4096;
+
+/// A packet that was taken from a guest in this round.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    index: u16,
+    /// Its copy in our buffers, if all of it was copied there.
+    own: Option<u16>,
+    /// The copies that were made for it.
+    first_copy: usize,
+    end_copy: usize,
+}
+
+impl<P: Platform> Switch<P> {
+    /// Takes packets off a guest's ring and has the first bytes of each copied, or all of it. Says how many.
+    pub(super) fn take_from_guest(&mut self, port: PortId) -> u32 {
+        self.copies.clear();
+        self.mark_touched(port);
+        for _ in 0..BATCH {
+            let Some(vif) = self.guest_mut(port).filter(|vif| vif.fault().is_none()) else { break };
+            match vif.take_packet() {
+                Ok(Some(index)) => self.fetch(port, index),
+                Ok(None) => break,
+                Err(fault) => {
+                    vif.note_fault(fault);
+                    break;
+                }
+            }
+        }
+        self.submit_copies();
+        self.taken.len() as u32
+    }
+
+    /// Has a packet's first bytes copied, or all of it if it is likely to go out on the wire.
+    #[inline]
+    fn fetch(&mut self, port: PortId, index: u16) {
+        let first_copy = self.copies.len();
+        let own = self.fetch_all(port, index);
+        if own.is_none() {
+            let Self { guests, copies, spans, .. } = self;
+            let Some(vif) = guests.get_mut(usize::from(port.0)).and_then(Option::as_mut) else { return };
+            if vif.fetch_head(index, copies, spans).is_err() {
+                return vif.answer(index, NETIF_RSP_DROPPED);
+            }
+        }
+        self.taken.push(Taken { index, own, first_copy, end_copy: self.copies.len() });
+    }
+
+    /// Has all of a packet copied into buffers, if its sender's last packet went out on the wire and this one
+    /// can do so as it is.
+    #[inline]
+    fn fetch_all(&mut self, port: PortId, index: u16) -> Option<u16> {
+        let Self { guests, own, copies, spans, wire_capabilities, wire_waiting, .. } = self;
+        let vif = guests.get(usize::from(port.0))?.as_ref()?;
+        if !vif.route.leads_out() || !wire_waiting.is_empty() {
+            return None;
+        }
+        let packet = vif.packet(index);
+        if packet.offload.segmentation.is_some_and(|wanted| !wire_capabilities.segmentation(wanted)) {
+            return None;
+        }
+        let taken = own.take(packet.length.into(), packet.offload)?;
+        spans.clear();
+        vif.spans(index, spans);
+        own.copy_into(taken, spans, copies);
+        Some(taken)
+    }
+
+    /// Finds out where the packets that were taken go, and queues them there.
+    pub(super) fn sort(&mut self, port: PortId) {
+        let mut taken = core::mem::take(&mut self.taken);
+        for packet in taken.drain(..) {
+            self.sort_one(port, packet);
+        }
+        self.taken = taken;
+    }
+
+    #[inline]
+    fn sort_one(&mut self, port: PortId, taken: Taken) {
+        let is_copied = self.is_copied(taken.first_copy, taken.end_copy);
+        let Some(vif) = self.guest_mut(port) else { return };
+        if !is_copied {
+            vif.answer(taken.index, NETIF_RSP_ERROR);
+            return taken.own.into_iter().for_each(|own| self.release_own(own));
+        }
+        add(&vif.counters().tx_packets, 1);
+        add(&vif.counters().tx_bytes, vif.packet(taken.index).length.into());
+        let (packet, addresses) = match taken.own {
+            Some(own) => {
+                vif.answer(taken.index, NETIF_RSP_OKAY);
+                (Packet::Own(own), self.own.addresses(own))
+            }
+            None => (Packet::Guest { port, index: taken.index }, vif.addresses(taken.index)),
+        };
+        let destination = self.route_from_guest(port, addresses);
+        self.dispatch(port, packet, destination);
+    }
+
+    /// Where a guest's packet goes: where the last one went, or what the table says.
+    #[inline]
+    fn route_from_guest(&mut self, port: PortId, addresses: Addresses) -> Destination {
+        let validity = Validity { generation: self.table.generation(), second: self.second };
+        let known = self.guest(port).and_then(|vif| vif.route.get(&addresses, validity));
+        if let Some(destination) = known {
+            return destination;
+        }
+        let destination = self.route(port, addresses, GUEST_ADDRESSES);
+        let validity = Validity { generation: self.table.generation(), second: self.second };
+        if let Some(vif) = self.guest_mut(port) {
+            vif.route.set(addresses, validity, destination);
+        }
+        destination
+    }
+
+    /// Where a frame from the wire goes.
+    pub(super) fn route_from_wire(&mut self, addresses: Addresses) -> Destination {
+        self.route(WIRE, addresses, WIRE_ADDRESSES)
+    }
+
+    /// Learns who sent a frame, and says where it goes.
+    fn route(&mut self, from: PortId, addresses: Addresses, limit: u16) -> Destination {
+        self.table.learn(addresses.source, from, limit, self.second);
+        let known = if addresses.destination.is_group() {
+            None
+        } else {
+            self.table.look_up(addresses.destination, self.second)
+        };
+        match known {
+            Some(port) if port == from => Destination::Nowhere,
+            Some(port) => Destination::One(port),
+            None => self.everywhere_but(from),
+        }
+    }
+
+    /// All other ports, which may be one or none.
+    fn everywhere_but(&self, from: PortId) -> Destination {
+        let mut others = self.ports().filter(|port| *port != from);
+        match (others.next(), others.next()) {
+            (None, _) => Destination::Nowhere,
+            (Some(port), None) => Destination::One(port),
+            (Some(_), Some(_)) => Destination::All,
+        }
+    }
+
+    /// Queues a packet where it goes.
+    #[inline]
+    pub(super) fn dispatch(&mut self, from: PortId, packet: Packet, destination: Destination) {
+        match (destination, packet) {
+            (Destination::One(port), _) => self.enqueue(port, packet),
+            (Destination::Nowhere, _) => self.discard(packet, NETIF_RSP_OKAY),
+            (Destination::All, Packet::Own(own)) => self.flood(from, own),
+            (Destination::All, Packet::Guest { .. }) => self.reworks.push(Rework::flood(packet, from)),
+        }
+    }
+
+    /// Queues a packet in our buffers at all ports but the one it came from.
+    pub(super) fn flood(&mut self, from: PortId, own: u16) {
+        add(&self.counters.flooded, 1);
+        let ports: Vec<_> = self.ports().filter(|port| *port != from).collect();
+        // Several ports must not change it one after the other, so it is made fit for all of them first.
+        if !ports.iter().all(|port| self.takes_checksum(*port, own)) && !self.complete_checksum(own) {
+            return self.release_own(own);
+        }
+        self.own.get_mut(own).holders = ports.len() as u16;
+        for port in ports {
+            self.enqueue(port, Packet::Own(own));
+        }
+    }
+}
