@@ -221,11 +221,13 @@ fn pending_event(attacker: &Attacker) {
     let mut open =
         EvtchnAllocUnbound { dom: DomainId::SELF, remote_dom: DomainId::SELF, ..Default::default() };
     let _ = attacker.command(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_ALLOC_UNBOUND, &mut open);
-    if let Ok(channel) = EventChannel::bind_interdomain(DomainId::SELF, open.port) {
-        EventChannel::from_port(open.port).unmask();
-        let mut send = EvtchnSend { port: channel.port() };
+    let receiver = EventChannel::from_port(open.port);
+    if let Ok(sender) = EventChannel::bind_interdomain(DomainId::SELF, open.port) {
+        receiver.unmask();
+        let mut send = EvtchnSend { port: sender.port() };
         let _ = attacker.command(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_SEND, &mut send);
-        core::mem::forget(channel);
+        // Dropped, they would be closed, and the event gone.
+        core::mem::forget((sender, receiver));
     }
 }
 
