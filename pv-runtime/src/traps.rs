@@ -135,9 +135,14 @@ mod catch {
     use core::cell::Cell;
     use core::sync::atomic::{AtomicU64, Ordering};
 
+    use hypercall_abi::arch_x86::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
+
     use super::{Fault, TrapFrame};
     use crate::kernel_local;
     use crate::power::{self, Shutdown};
+
+    /// Flags of which none is set but the one that always is.
+    const FIXED_FLAG: u64 = 1 << 1;
 
     /// The stack pointer to go on with after a fault; zero if faults are not to be caught.
     static LANDING_STACK: AtomicU64 = AtomicU64::new(0);
@@ -181,7 +186,9 @@ mod catch {
             power::shutdown(Shutdown::Crash);
         }
         CAUGHT.with(|caught| caught.set(Some(Fault { vector: frame.vector, error_code: frame.error_code })));
-        frame.rip = (&raw const catch_landing) as u64;
-        frame.rsp = landing_stack;
+        // Whatever the function did to its selectors and flags, this goes on as the kernel.
+        (frame.rip, frame.rsp) = ((&raw const catch_landing) as u64, landing_stack);
+        (frame.cs, frame.ss) = (u64::from(FLAT_KERNEL_CS), u64::from(FLAT_KERNEL_SS));
+        frame.rflags = FIXED_FLAG;
     }
 }

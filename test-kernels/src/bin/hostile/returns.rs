@@ -107,10 +107,11 @@ fn to_the_hypervisor(attacker: &Attacker) -> Outcome {
     Ok(())
 }
 
-/// The hypervisor's own selectors: code and data of ring 0, its task and its local table.
+/// The hypervisor's own selectors: code and data of ring 0, its task and its local table. A code selector of
+/// privilege 3 would return to user mode, for which this kernel has no page table (see `endings`).
 fn with_selectors_of_ring_0(attacker: &Attacker) -> Outcome {
     let returns = Returns::new(attacker)?;
-    const SELECTORS: [u64; 6] = [0xe008, 0xe00b, 0xe010, 0xe040, 0xe043, 0xe050];
+    const SELECTORS: [u64; 6] = [0xe008, 0xe00a, 0xe010, 0xe040, 0xe041, 0xe050];
     for selector in SELECTORS {
         let result = returns.to(|frame| frame.cs = selector);
         faulted(
@@ -128,13 +129,13 @@ fn with_selectors_of_ring_0(attacker: &Attacker) -> Outcome {
     Ok(())
 }
 
-/// Every code selector: most fail, the flat ones work, and none does harm. One of 32-bit code cannot fetch from this
-/// kernel's addresses.
+/// Every code selector: most fail, the flat one works, and none does harm. That of 32-bit code is left out, since in
+/// such code this kernel's stack is out of reach.
 fn with_any_selector(attacker: &Attacker) -> Outcome {
     let returns = Returns::new(attacker)?;
     const EXPECTED: [u64; 4] = [FAILSAFE, GENERAL_PROTECTION, PAGE_FAULT, INVALID_OPCODE];
-    for selector in (0..0x1_0000).step_by(4) {
-        // A frame of privilege 3 returns to user mode, for which this kernel has no page table.
+    const CODE_32: u64 = 0xe020;
+    for selector in (0..0x1_0000).step_by(4).filter(|selector| *selector != CODE_32) {
         let result = returns.to(|frame| frame.cs = selector);
         if let Err(fault) = result {
             expect(

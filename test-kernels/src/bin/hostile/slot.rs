@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use core::mem;
 
 use hypercall_abi::{DomainId, MachineFrame};
 use pv_runtime::memory::{BuilderPage, Page, SharedMemory, page_table_entry_address};
@@ -10,10 +11,12 @@ use crate::attacker::Attacker;
 use crate::calls::Answer;
 use crate::entry::{WRITE, entry};
 
-/// The address of a page that nobody uses meanwhile. The page is back at its place when this is dropped.
+/// The address of a page that nobody uses meanwhile. The page is back at its place when this is dropped; if it cannot
+/// be, because a case has failed half-way, it is never used again.
 pub struct Slot<'a> {
     attacker: &'a Attacker,
-    page: Page,
+    /// There until this is dropped.
+    page: Option<Page>,
     /// Machine address of the page-table entry.
     place: u64,
 }
@@ -23,12 +26,16 @@ impl<'a> Slot<'a> {
     pub fn new(attacker: &'a Attacker) -> Result<Self, String> {
         let page = page()?;
         let place = page_table_entry_address(page.virtual_address() as u64).ok_or("a page has no entry")?;
-        Ok(Self { attacker, page, place })
+        Ok(Self { attacker, page: Some(page), place })
+    }
+
+    fn page(&self) -> &Page {
+        self.page.as_ref().expect("the page is there until the end")
     }
 
     /// The address.
     pub fn address(&self) -> u64 {
-        self.page.virtual_address() as u64
+        self.page().virtual_address() as u64
     }
 
     /// Machine address of its page-table entry.
@@ -38,7 +45,7 @@ impl<'a> Slot<'a> {
 
     /// The frame that belongs there.
     pub fn frame(&self) -> MachineFrame {
-        self.page.machine_frame()
+        self.page().machine_frame()
     }
 
     /// What its page-table entry says now.
@@ -69,9 +76,8 @@ impl<'a> Slot<'a> {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        if let Err(errno) = self.restore() {
-            // The page would be used again through an address that leads elsewhere.
-            panic!("the page at {:#x} cannot be put back: {errno}", self.address());
+        if self.restore().is_err() {
+            mem::forget(self.page.take());
         }
     }
 }
