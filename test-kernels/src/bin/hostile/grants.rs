@@ -102,6 +102,7 @@ fn references_that_grant_nothing(attacker: &Attacker) -> Outcome {
 fn more_than_was_granted(attacker: &Attacker) -> Outcome {
     let (slot, granted) = (Slot::new(attacker)?, Slot::new(attacker)?);
     let grant = grant_to(attacker, granted.frame(), GrantAccess::ReadOnly)?;
+    accepted("an address for it", slot.map_by_address(0))?;
     let writing = request(attacker, &slot, grant.reference());
     map_refused("writing", attacker, writing)?;
     let mut reading = GnttabMapGrantRef { flags: GNTMAP_HOST_MAP | GNTMAP_READONLY, ..writing };

@@ -73,7 +73,7 @@ fn of_ring_0(attacker: &Attacker) -> Outcome {
         ("mov to cr4", instruction!("mov cr4, rdi")),
         ("mov to cr8", instruction!("mov cr8, rdi")),
         ("mov to dr0", instruction!("mov dr0, rdi")),
-        ("mov to dr7", instruction!("mov dr7, rdi")),
+        ("mov to dr7", instruction!("mov eax, 3; mov dr7, rax")),
         ("wrmsr to the entry point", instruction!("mov ecx, 0xc0000082; xor eax, eax; xor edx, edx; wrmsr")),
         ("wrmsr to the features", instruction!("mov ecx, 0xc0000080; xor eax, eax; xor edx, edx; wrmsr")),
         (
