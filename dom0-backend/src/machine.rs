@@ -159,7 +159,7 @@ fn start_interface(config: &ConfigPorts, address: Address, devices: &mut Devices
     let interface = VirtioNet::start(transport, vectors)?;
     let state = if interface.link_is_up() { "up" } else { "down" };
     log::info!("network interface at {address}: {}, link {state}", interface.address());
-    let mut switch = Switch::new(CopyBatch::new(), FRAME_BUFFERS);
+    let mut switch = Switch::new([CopyBatch::new(), CopyBatch::new()], FRAME_BUFFERS);
     switch.set_interface(interface);
     let switch = Rc::new(RefCell::new(switch));
     spawn(serve_interface(Rc::clone(&switch), interrupts));

@@ -4,6 +4,7 @@
 //! all else that the switch decides.
 
 use super::ethernet::Addresses;
+use super::mac_table::PortId;
 use super::packet::Destination;
 use super::switch::WIRE;
 
@@ -24,8 +25,23 @@ impl RouteCache {
     /// Where a packet goes, if one with the same addresses went there just now.
     #[inline]
     pub fn get(&self, addresses: &Addresses, validity: Validity) -> Option<Destination> {
-        let (known, since, destination) = self.0.as_ref()?;
-        (known == addresses && *since == validity).then_some(*destination)
+        let (_, since, destination) = self.0.as_ref()?;
+        (self.is_for(addresses) && *since == validity).then_some(*destination)
+    }
+
+    /// The guest's interface that the last packet went to, if that is still right.
+    #[inline]
+    pub fn guest(&self, validity: Validity) -> Option<PortId> {
+        match self.0 {
+            Some((_, since, Destination::One(port))) if since == validity && port != WIRE => Some(port),
+            _ => None,
+        }
+    }
+
+    /// Whether a packet has the same addresses as the last one.
+    #[inline]
+    pub fn is_for(&self, addresses: &Addresses) -> bool {
+        self.0.as_ref().is_some_and(|(known, _, _)| known == addresses)
     }
 
     /// Notes where a packet goes.
@@ -43,7 +59,6 @@ impl RouteCache {
 #[cfg(test)]
 mod tests {
     use super::super::ethernet::MacAddress;
-    use super::super::mac_table::PortId;
     use super::*;
 
     #[test]
@@ -59,8 +74,11 @@ mod tests {
         assert_eq!(cache.get(&Addresses { destination: mac(7), ..addresses }, now), None);
         assert_eq!(cache.get(&addresses, Validity { generation: 6, ..now }), None);
         assert_eq!(cache.get(&addresses, Validity { second: 10, ..now }), None);
+        assert_eq!(cache.guest(now), Some(PortId(3)));
+        assert_eq!(cache.guest(Validity { second: 10, ..now }), None);
         assert!(!cache.leads_out());
         cache.set(addresses, now, Destination::One(WIRE));
         assert!(cache.leads_out());
+        assert_eq!(cache.guest(now), None);
     }
 }

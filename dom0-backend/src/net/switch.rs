@@ -95,6 +95,9 @@ pub struct Switch<P: Platform> {
     wire_bell: Rc<Notify>,
     table: MacTable,
     own: OwnPackets,
+    /// Copies of what decides where packets go.
+    fetches: P::Copy,
+    /// Copies to where they go.
     copies: P::Copy,
     counters: Rc<SwitchCounters>,
     now: Duration,
@@ -111,13 +114,15 @@ pub struct Switch<P: Platform> {
     deliveries: Vec<Delivery>,
     slots: Vec<RxSlot>,
     sendings: Vec<Sending>,
+    /// Pieces of all packets in that list.
+    pieces_planned: usize,
     reworks: Vec<Rework>,
     reworking: Vec<Reworking>,
 }
 
 impl<P: Platform> Switch<P> {
     /// A switch without ports, that uses up to `buffers` pages for frames.
-    pub fn new(copies: P::Copy, buffers: usize) -> Self {
+    pub fn new([fetches, copies]: [P::Copy; 2], buffers: usize) -> Self {
         Self {
             guests: Vec::new(),
             interface: None,
@@ -126,6 +131,7 @@ impl<P: Platform> Switch<P> {
             wire_bell: Rc::default(),
             table: MacTable::default(),
             own: OwnPackets::new(buffers),
+            fetches,
             copies,
             counters: Rc::default(),
             now: Duration::ZERO,
@@ -138,6 +144,7 @@ impl<P: Platform> Switch<P> {
             deliveries: Vec::new(),
             slots: Vec::new(),
             sendings: Vec::new(),
+            pieces_planned: 0,
             reworks: Vec::new(),
             reworking: Vec::new(),
         }
@@ -252,6 +259,9 @@ impl<P: Platform> Switch<P> {
             return self.enqueue_for_wire(packet);
         }
         let waiting = self.describe(packet);
+        if self.deliver_at_once(port, &waiting) {
+            return;
+        }
         if self.guest_mut(port).is_some_and(|vif| vif.enqueue(waiting)) {
             self.mark_dirty(port);
         } else {
@@ -263,6 +273,9 @@ impl<P: Platform> Switch<P> {
         if self.interface.is_none() {
             return self.discard(packet, NETIF_RSP_DROPPED);
         }
+        if self.send_at_once(packet) {
+            return;
+        }
         self.wire_waiting.push_back(packet);
         self.mark_dirty(WIRE);
     }
@@ -270,18 +283,17 @@ impl<P: Platform> Switch<P> {
     /// What a port's queue notes of a packet.
     #[inline]
     fn describe(&self, packet: Packet) -> Waiting {
-        let (whole, checksum) = match packet {
+        match packet {
             Packet::Guest { port, index } => match self.guest(port) {
-                Some(vif) => (vif.whole(index), vif.packet(index).offload.checksum),
-                None => (None, Default::default()),
+                Some(vif) => vif.describe(port, index),
+                None => Waiting { packet, whole: None, checksum: Default::default() },
             },
             Packet::Own(own) => {
                 let offload = &self.own.get(own).offload;
-                let is_plain = offload.segmentation.is_none();
-                (self.own.whole(own).filter(|_| is_plain), offload.checksum)
+                let whole = self.own.whole(own).filter(|_| offload.segmentation.is_none());
+                Waiting { packet, whole, checksum: offload.checksum }
             }
-        };
-        Waiting { packet, whole, checksum }
+        }
     }
 
     #[inline]
@@ -300,28 +312,24 @@ impl<P: Platform> Switch<P> {
 
     /// Moves packets on until nothing more can move.
     fn forward(&mut self) {
-        while !self.dirty.is_empty() || !self.reworks.is_empty() {
-            self.copies.clear();
+        while self.has_work() {
             while let Some(port) = self.dirty.pop() {
                 if port == WIRE { self.plan_sendings() } else { self.plan_deliveries(port) }
             }
             self.plan_reworks();
-            self.submit_copies();
+            submit(&mut self.copies, &self.counters);
             self.finish_deliveries();
             self.finish_sendings();
+            // Plans new copies: what was changed goes on its way.
             self.finish_reworks();
         }
+        self.copies.clear();
     }
 
-    /// Makes the copies that were planned.
-    fn submit_copies(&mut self) {
-        if !self.copies.is_empty() {
-            add(&self.counters.copy_calls, 1);
-            add(&self.counters.copies, self.copies.len() as u64);
-            let start = time_stamp_counter();
-            self.copies.submit();
-            add(&self.counters.copy_ticks, time_stamp_counter().wrapping_sub(start));
-        }
+    /// Whether something was planned or may be.
+    fn has_work(&self) -> bool {
+        let is_planned = !self.deliveries.is_empty() || !self.sendings.is_empty();
+        is_planned || !self.dirty.is_empty() || !self.reworks.is_empty()
     }
 
     /// Whether all of these copies were made.
@@ -366,4 +374,16 @@ impl<P: Platform> Switch<P> {
             interface.kick();
         }
     }
+}
+
+/// Makes the copies of a batch.
+fn submit(copies: &mut impl GrantCopy, counters: &SwitchCounters) {
+    if copies.is_empty() {
+        return;
+    }
+    add(&counters.copy_calls, 1);
+    add(&counters.copies, copies.len() as u64);
+    let start = time_stamp_counter();
+    copies.submit();
+    add(&counters.copy_ticks, time_stamp_counter().wrapping_sub(start));
 }

@@ -78,7 +78,7 @@ impl fmt::Display for TxFault {
 impl core::error::Error for TxFault {}
 
 /// The data of one slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slice {
     /// The grant of its page.
     pub reference: GrantReference,
@@ -93,8 +93,10 @@ pub struct Slice {
 /// A packet on its way from a guest.
 #[derive(Debug, Default)]
 pub struct TxPacket {
-    /// Its data.
-    pub slices: Vec<Slice>,
+    /// The data of its first slot.
+    pub first: Slice,
+    /// That of the others.
+    pub rest: Vec<Slice>,
     /// Slots that were extra info.
     pub extras: u16,
     /// Bytes in all.
@@ -128,28 +130,34 @@ impl TxPacket {
     #[inline]
     pub fn take<M: RingMemory>(&mut self, ring: &mut BackRing<NetifTx, M>) -> Result<Taken, TxFault> {
         let Some(first) = ring.take_request()? else { return Ok(Taken::Nothing) };
-        self.slices.clear();
+        self.first = slice(&first);
+        self.rest.clear();
         self.extras = 0;
         (self.head_length, self.uses_head) = (0, false);
         self.length = first.size;
         self.offload = Offload { checksum: Offload::checksum_of(first.flags), segmentation: None };
-        let mut is_accepted = true;
-        if first.flags & NETTXF_EXTRA_INFO != 0 {
-            is_accepted = self.take_extras(ring)?;
+        let mut is_accepted = usize::from(self.length) >= ethernet::HEADER_LENGTH;
+        if first.flags & (NETTXF_EXTRA_INFO | NETTXF_MORE_DATA) != 0 {
+            is_accepted &= self.take_further_slots(ring, first.flags)?;
         }
-        self.push(&first);
-        if first.flags & NETTXF_MORE_DATA != 0 {
-            self.take_rest(ring)?;
-        }
-        self.slices.iter().try_for_each(check)?;
-        is_accepted &= self.slices.len() <= SLOTS_MAX && usize::from(self.length) >= ethernet::HEADER_LENGTH;
+        check(&self.first)?;
         Ok(if is_accepted { Taken::Packet } else { Taken::Refused })
     }
 
-    #[inline]
-    fn push(&mut self, slot: &NetifTxRequest) {
-        let (offset, length) = (slot.offset, slot.size);
-        self.slices.push(Slice { reference: slot.gref, offset, length, id: slot.id });
+    /// Takes what belongs to the packet beside its first slot. Says whether it can be accepted.
+    fn take_further_slots<M: RingMemory>(
+        &mut self,
+        ring: &mut BackRing<NetifTx, M>,
+        flags: u16,
+    ) -> Result<bool, TxFault> {
+        let mut is_accepted = true;
+        if flags & NETTXF_EXTRA_INFO != 0 {
+            is_accepted = self.take_extras(ring)?;
+        }
+        if flags & NETTXF_MORE_DATA != 0 {
+            self.take_rest(ring)?;
+        }
+        Ok(is_accepted && self.rest.len() < SLOTS_MAX)
     }
 
     /// Takes extra info up to its last slot. Says whether the packet can be accepted.
@@ -176,21 +184,27 @@ impl TxPacket {
         loop {
             let slot = ring.take_request()?.ok_or(TxFault::CutOff)?;
             rest += u32::from(slot.size);
-            self.push(&slot);
+            self.rest.push(slice(&slot));
             if slot.flags & NETTXF_MORE_DATA == 0 {
                 break;
             }
         }
         let first = u32::from(self.length).checked_sub(rest);
         let first = first.ok_or(TxFault::TooShort { size: self.length })?;
-        self.slices[0].length = first as u16;
-        Ok(())
+        self.first.length = first as u16;
+        self.rest.iter().try_for_each(check)
+    }
+
+    /// The data of all slots.
+    #[inline]
+    pub fn slices(&self) -> impl Iterator<Item = &Slice> {
+        core::iter::once(&self.first).chain(&self.rest)
     }
 
     /// Lists where the packet's bytes are with the guest, but for the first `skip`.
     pub fn list_slices(&self, domain: DomainId, skip: u16, spans: &mut Vec<Span>) {
         let mut skip = skip;
-        for slice in &self.slices {
+        for slice in self.slices() {
             let skipped = skip.min(slice.length);
             skip -= skipped;
             let (offset, length) = (slice.offset + skipped, slice.length - skipped);
@@ -201,10 +215,20 @@ impl TxPacket {
         }
     }
 
+    /// Answers all slots but the first. Extra info gets the answer that stands for none.
+    pub fn answer_further_slots<M: RingMemory>(&self, ring: &mut BackRing<NetifTx, M>, status: i16) {
+        let rest = self.rest.iter().map(|slice| NetifTxResponse { id: slice.id, status });
+        let null = NetifTxResponse { id: 0, status: NETIF_RSP_NULL };
+        for response in rest.chain((0..self.extras).map(|_| null)) {
+            let answered = ring.push_response(&response);
+            debug_assert!(answered.is_ok(), "a slot is answered once");
+        }
+    }
+
     /// Slots that want an answer.
-    #[cfg(test)]
+    #[inline]
     pub fn slots(&self) -> usize {
-        self.slices.len() + usize::from(self.extras)
+        1 + self.rest.len() + usize::from(self.extras)
     }
 }
 
@@ -214,7 +238,13 @@ fn segmentation(extra: &NetifExtraInfo) -> Result<Segmentation, TxFault> {
     Segmentation::from_extra(&extra).ok_or(fault)
 }
 
+#[inline]
+fn slice(slot: &NetifTxRequest) -> Slice {
+    Slice { reference: slot.gref, offset: slot.offset, length: slot.size, id: slot.id }
+}
+
 /// Whether a slice lies in its page.
+#[inline]
 fn check(slice: &Slice) -> Result<(), TxFault> {
     let (offset, length) = (slice.offset, slice.length);
     if usize::from(offset) + usize::from(length) > PAGE_SIZE {
@@ -269,7 +299,7 @@ mod tests {
     }
 
     fn lengths(packet: &TxPacket) -> Vec<u16> {
-        packet.slices.iter().map(|slice| slice.length).collect()
+        packet.slices().map(|slice| slice.length).collect()
     }
 
     #[test]
@@ -282,8 +312,8 @@ mod tests {
         let (packet, outcome) = take(&[slot(1500, NETTXF_CSUM_BLANK)]);
         assert_eq!(outcome, Ok(Taken::Packet));
         assert_eq!(
-            packet.slices,
-            [Slice { reference: GrantReference(1500), offset: 64, length: 1500, id: 1500 }]
+            packet.first,
+            Slice { reference: GrantReference(1500), offset: 64, length: 1500, id: 1500 }
         );
         assert_eq!((packet.length, packet.offload.checksum), (1500, Checksum::Blank));
     }
@@ -392,10 +422,10 @@ mod tests {
                 .collect();
             let (packet, outcome) = take(&slots);
             if outcome == Ok(Taken::Packet) {
-                let total: u32 = packet.slices.iter().map(|slice| u32::from(slice.length)).sum();
+                let total: u32 = packet.slices().map(|slice| u32::from(slice.length)).sum();
                 prop_assert_eq!(total, u32::from(packet.length));
-                prop_assert!(packet.slices.iter().all(|slice| slice.offset + slice.length <= 4096));
-                prop_assert!(packet.slices.len() <= SLOTS_MAX);
+                prop_assert!(packet.slices().all(|slice| slice.offset + slice.length <= 4096));
+                prop_assert!(packet.rest.len() < SLOTS_MAX);
             }
         }
     }

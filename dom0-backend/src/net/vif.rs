@@ -227,17 +227,14 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
         let wanted = if packet.uses_head { HEADERS_MAX } else { ethernet::HEADER_LENGTH };
         let length = packet.length.min(wanted as u16);
         packet.head_length = length;
-        match packet.slices.first() {
-            Some(first) if first.length >= length => {
-                let (domain, reference) = (self.connection.guest, first.reference);
-                let start = CopyEnd::Granted { domain, reference, offset: first.offset };
-                copies.push(start, place, length);
-            }
-            _ => {
-                spans.clear();
-                packet.list_slices(self.connection.guest, 0, spans);
-                copy_all(copies, spans, core::iter::once(Span { start: place, length }));
-            }
+        let (domain, first) = (self.connection.guest, packet.first);
+        if first.length >= length {
+            let start = CopyEnd::Granted { domain, reference: first.reference, offset: first.offset };
+            copies.push(start, place, length);
+        } else {
+            spans.clear();
+            packet.list_slices(domain, 0, spans);
+            copy_all(copies, spans, core::iter::once(Span { start: place, length }));
         }
         Ok(())
     }
@@ -286,8 +283,18 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
             let (page, offset) = self.head(index);
             return Some(Span { start: CopyEnd::Own { frame: page.frame, offset }, length: packet.length });
         }
-        let [Slice { reference, offset, length, .. }] = packet.slices[..] else { return None };
+        if !packet.rest.is_empty() {
+            return None;
+        }
+        let Slice { reference, offset, length, .. } = packet.first;
         Some(Span { start: CopyEnd::Granted { domain: self.connection.guest, reference, offset }, length })
+    }
+
+    /// What a port's queue notes of a packet of the guest, whose port is `port`.
+    #[inline]
+    pub fn describe(&self, port: PortId, index: u16) -> Waiting {
+        let checksum = self.packet(index).offload.checksum;
+        Waiting { packet: Packet::Guest { port, index }, whole: self.whole(index), checksum }
     }
 
     /// Answers all slots of a packet, and forgets it.
@@ -295,14 +302,10 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
     pub fn answer(&mut self, index: u16, status: i16) {
         let packet = self.packets.get(index);
         let ring = &mut self.connection.tx;
-        // Cannot fail: each slot was taken from the ring, and is answered once.
-        for slice in &packet.slices {
-            let answered = ring.push_response(&NetifTxResponse { id: slice.id, status });
-            debug_assert!(answered.is_ok(), "a slot is answered once");
-        }
-        for _ in 0..packet.extras {
-            let answered = ring.push_response(&NetifTxResponse { id: 0, status: NETIF_RSP_NULL });
-            debug_assert!(answered.is_ok(), "a slot is answered once");
+        let answered = ring.push_response(&NetifTxResponse { id: packet.first.id, status });
+        debug_assert!(answered.is_ok(), "a slot is answered once");
+        if packet.slots() > 1 {
+            packet.answer_further_slots(ring, status);
         }
         if status != NETIF_RSP_OKAY {
             add(&self.connection.counters.tx_errors, 1);
@@ -322,6 +325,12 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
         }
         self.waiting.push_back(packet);
         true
+    }
+
+    /// Whether a packet for the guest would be the first to be delivered.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        self.waiting.is_empty() && !self.is_stalled && self.fault.is_none()
     }
 
     /// The packet that has waited longest.

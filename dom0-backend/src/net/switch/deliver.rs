@@ -1,19 +1,20 @@
 //! Out of the switch: into pages that guests posted.
 
+use alloc::vec::Vec;
 use core::iter;
 use core::ops::Range;
 
-use hypercall_abi::PAGE_SIZE;
 use hypercall_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
+use hypercall_abi::{DomainId, PAGE_SIZE};
 use pv_runtime::grant::CopyEnd;
 
-use super::{Platform, Rework, Switch};
+use super::{Platform, Rework, Switch, Taken};
 use crate::backend::GrantCopy;
 use crate::net::counters::add;
 use crate::net::headers::{HEADERS_MAX, ip_version};
 use crate::net::mac_table::PortId;
 use crate::net::offload::{Checksum, Offload};
-use crate::net::packet::Packet;
+use crate::net::packet::{Packet, Waiting};
 use crate::net::spans::{Cursor, Span};
 use crate::net::tx::{SLOTS_MAX, TxFault};
 use crate::net::vif::RxSlot;
@@ -86,6 +87,51 @@ impl<P: Platform> Switch<P> {
         }
     }
 
+    /// Plans the copy of a packet that lies together and can be passed on as it is, if nothing else waits for the
+    /// guest and it has posted a page. Otherwise the packet is to be queued.
+    #[inline]
+    pub(super) fn deliver_at_once(&mut self, port: PortId, waiting: &Waiting) -> bool {
+        let Self { guests, copies, deliveries, .. } = self;
+        let Some(vif) = guests.get_mut(usize::from(port.0)).and_then(Option::as_mut) else { return false };
+        if !vif.is_ready() {
+            return false;
+        }
+        let Some(whole) = vif.takes_whole(waiting) else { return false };
+        // A ring that is broken is found out again when the packet is taken from the queue.
+        let Ok(Some(slot)) = vif.take_page(whole.length) else { return false };
+        plan_copy(vif.guest(), port, waiting, whole, slot, copies, deliveries);
+        true
+    }
+
+    /// Plans the copies for as many of a guest's packets as go to the same other guest as the one before them, can
+    /// be passed on as they are, and find pages. Says how many; the others have to take the long way.
+    pub(super) fn pass_on(&mut self, port: PortId, taken: &[Taken]) -> usize {
+        let validity = self.validity();
+        let Some(target) = self.guest(port).and_then(|vif| vif.route.guest(validity)) else { return 0 };
+        let Self { guests, fetches, copies, deliveries, .. } = self;
+        let Some((sender, receiver)) = two_guests(guests, port, target) else { return 0 };
+        if !receiver.is_ready() {
+            return 0;
+        }
+        let (mut passed, mut bytes) = (0, 0);
+        for &Taken { index, own, first_copy, end_copy } in taken {
+            let is_fetched =
+                own.is_none() && end_copy == first_copy + 1 && fetches.status(first_copy).is_ok();
+            if !is_fetched || !sender.route.is_for(&sender.addresses(index)) {
+                break;
+            }
+            let waiting = sender.describe(port, index);
+            let Some(whole) = receiver.takes_whole(&waiting) else { break };
+            let Ok(Some(slot)) = receiver.take_page(whole.length) else { break };
+            plan_copy(receiver.guest(), target, &waiting, whole, slot, copies, deliveries);
+            passed += 1;
+            bytes += u64::from(whole.length);
+        }
+        add(&sender.counters().tx_packets, passed as u64);
+        add(&sender.counters().tx_bytes, bytes);
+        passed
+    }
+
     /// Plans one copy for each packet that lies together and can be passed on as it is, up to one that does not.
     #[inline]
     fn plan_whole_packets(&mut self, port: PortId) -> Stop {
@@ -102,11 +148,7 @@ impl<P: Platform> Switch<P> {
                 Err(fault) => return Stop::Fault(fault),
             };
             vif.take_waiting();
-            let place = CopyEnd::Granted { domain: vif.guest(), reference: slot.reference, offset: 0 };
-            let first_copy = copies.push(whole.start, place, whole.length);
-            let pages = Pages::One(slot, waiting.checksum);
-            let packet = waiting.packet;
-            deliveries.push(Delivery { port, packet, first_copy, end_copy: first_copy + 1, pages });
+            plan_copy(vif.guest(), port, &waiting, whole, slot, copies, deliveries);
         }
     }
 
@@ -295,14 +337,53 @@ impl<P: Platform> Switch<P> {
     /// Answers receivers and senders of what was copied, in the order in which pages were taken.
     pub(super) fn finish_deliveries(&mut self) {
         let mut deliveries = core::mem::take(&mut self.deliveries);
-        for delivery in deliveries.drain(..) {
-            self.finish_delivery(&delivery);
+        let mut rest = &deliveries[..];
+        while let Some((first, after)) = rest.split_first() {
+            self.mark_touched(first.port);
+            rest = match self.finish_run(first, rest) {
+                0 => {
+                    self.finish_delivery(first);
+                    after
+                }
+                finished => &rest[finished..],
+            };
         }
+        deliveries.clear();
         self.deliveries = deliveries;
         self.slots.clear();
     }
 
-    #[inline]
+    /// Answers as many deliveries as there are in a row from one guest to another, of one page each, and says how
+    /// many.
+    fn finish_run(&mut self, first: &Delivery, deliveries: &[Delivery]) -> usize {
+        let Packet::Guest { port, .. } = first.packet else { return 0 };
+        self.mark_touched(port);
+        let Self { guests, copies, .. } = self;
+        let Some((sender, receiver)) = two_guests(guests, port, first.port) else { return 0 };
+        let (mut finished, mut packets, mut bytes) = (0, 0, 0);
+        for delivery in deliveries {
+            let (Packet::Guest { port: from, index }, Pages::One(slot, checksum)) =
+                (delivery.packet, &delivery.pages)
+            else {
+                break;
+            };
+            if from != port || delivery.port != first.port {
+                break;
+            }
+            let is_copied = copies.status(delivery.first_copy).is_ok();
+            receiver.answer_page(slot, *checksum, is_copied);
+            sender.answer(index, if is_copied { NETIF_RSP_OKAY } else { NETIF_RSP_ERROR });
+            finished += 1;
+            packets += u64::from(is_copied);
+            bytes += if is_copied { u64::from(slot.length) } else { 0 };
+        }
+        let counters = receiver.counters();
+        add(&counters.rx_packets, packets);
+        add(&counters.rx_bytes, bytes);
+        add(&counters.rx_errors, finished as u64 - packets);
+        finished
+    }
+
     fn finish_delivery(&mut self, delivery: &Delivery) {
         let is_copied = self.is_copied(delivery.first_copy, delivery.end_copy);
         let length = match &delivery.pages {
@@ -333,5 +414,32 @@ impl<P: Platform> Switch<P> {
             vif.answer_pages(slots, &offload, is_copied);
         }
         slots.iter().map(|slot| u64::from(slot.length)).sum()
+    }
+}
+
+/// Plans the one copy that delivers a packet.
+#[inline]
+fn plan_copy(
+    guest: DomainId,
+    port: PortId,
+    waiting: &Waiting,
+    whole: Span,
+    slot: RxSlot,
+    copies: &mut impl GrantCopy,
+    deliveries: &mut Vec<Delivery>,
+) {
+    let place = CopyEnd::Granted { domain: guest, reference: slot.reference, offset: 0 };
+    let first_copy = copies.push(whole.start, place, whole.length);
+    let (packet, pages) = (waiting.packet, Pages::One(slot, waiting.checksum));
+    deliveries.push(Delivery { port, packet, first_copy, end_copy: first_copy + 1, pages });
+}
+
+/// Two guests' interfaces at once.
+#[inline]
+fn two_guests<V>(guests: &mut [Option<V>], one: PortId, other: PortId) -> Option<(&mut V, &mut V)> {
+    let places = [usize::from(one.0), usize::from(other.0)];
+    match guests.get_disjoint_mut(places) {
+        Ok([Some(one), Some(other)]) => Some((one, other)),
+        _ => None,
     }
 }

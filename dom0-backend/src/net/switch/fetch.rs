@@ -1,15 +1,22 @@
 //! Into the switch: packets off a guest's ring, and where they go.
 
+use alloc::vec::Vec;
+
 use hypercall_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
 
-use super::{BATCH, Platform, Rework, Switch, WIRE};
+use ring::RingMemory;
+
+use super::{BATCH, Platform, Rework, Switch, WIRE, submit};
 use crate::backend::GrantCopy;
 use crate::net::counters::add;
 use crate::net::ethernet::Addresses;
 use crate::net::mac_table::PortId;
+use crate::net::offload::Capabilities;
+use crate::net::own::OwnPackets;
 use crate::net::packet::{Destination, Packet};
 use crate::net::route::Validity;
-use alloc::vec::Vec;
+use crate::net::spans::Span;
+use crate::net::vif::{Channel, Vif};
 
 /// Addresses that a guest's interface may be known by.
 const GUEST_ADDRESSES: u16 = 64;
@@ -19,81 +26,64 @@ const WIRE_ADDRESSES: u16 = 4096;
 /// A packet that was taken from a guest in this round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
-    index: u16,
+    pub index: u16,
     /// Its copy in our buffers, if all of it was copied there.
-    own: Option<u16>,
+    pub own: Option<u16>,
     /// The copies that were made for it.
-    first_copy: usize,
-    end_copy: usize,
+    pub first_copy: usize,
+    pub end_copy: usize,
 }
 
 impl<P: Platform> Switch<P> {
     /// Takes packets off a guest's ring and has the first bytes of each copied, or all of it. Says how many.
     pub(super) fn take_from_guest(&mut self, port: PortId) -> u32 {
-        self.copies.clear();
         self.mark_touched(port);
-        for _ in 0..BATCH {
-            let Some(vif) = self.guest_mut(port).filter(|vif| vif.fault().is_none()) else { break };
-            match vif.take_packet() {
-                Ok(Some(index)) => self.fetch(port, index),
+        let leads_out =
+            self.wire_waiting.is_empty() && self.guest(port).is_some_and(|vif| vif.route.leads_out());
+        let Self { guests, own, fetches, taken, spans, wire_capabilities, .. } = self;
+        let Some(vif) = guests.get_mut(usize::from(port.0)).and_then(Option::as_mut) else { return 0 };
+        fetches.clear();
+        while taken.len() < BATCH && vif.fault().is_none() {
+            let index = match vif.take_packet() {
+                Ok(Some(index)) => index,
                 Ok(None) => break,
                 Err(fault) => {
                     vif.note_fault(fault);
                     break;
                 }
+            };
+            let first_copy = fetches.len();
+            let copy =
+                if leads_out { fetch_all(vif, index, own, fetches, spans, wire_capabilities) } else { None };
+            if copy.is_none() && vif.fetch_head(index, fetches, spans).is_err() {
+                vif.answer(index, NETIF_RSP_DROPPED);
+                continue;
             }
+            taken.push(Taken { index, own: copy, first_copy, end_copy: fetches.len() });
         }
-        self.submit_copies();
+        submit(fetches, &self.counters);
         self.taken.len() as u32
-    }
-
-    /// Has a packet's first bytes copied, or all of it if it is likely to go out on the wire.
-    #[inline]
-    fn fetch(&mut self, port: PortId, index: u16) {
-        let first_copy = self.copies.len();
-        let own = self.fetch_all(port, index);
-        if own.is_none() {
-            let Self { guests, copies, spans, .. } = self;
-            let Some(vif) = guests.get_mut(usize::from(port.0)).and_then(Option::as_mut) else { return };
-            if vif.fetch_head(index, copies, spans).is_err() {
-                return vif.answer(index, NETIF_RSP_DROPPED);
-            }
-        }
-        self.taken.push(Taken { index, own, first_copy, end_copy: self.copies.len() });
-    }
-
-    /// Has all of a packet copied into buffers, if its sender's last packet went out on the wire and this one
-    /// can do so as it is.
-    #[inline]
-    fn fetch_all(&mut self, port: PortId, index: u16) -> Option<u16> {
-        let Self { guests, own, copies, spans, wire_capabilities, wire_waiting, .. } = self;
-        let vif = guests.get(usize::from(port.0))?.as_ref()?;
-        if !vif.route.leads_out() || !wire_waiting.is_empty() {
-            return None;
-        }
-        let packet = vif.packet(index);
-        if packet.offload.segmentation.is_some_and(|wanted| !wire_capabilities.segmentation(wanted)) {
-            return None;
-        }
-        let taken = own.take(packet.length.into(), packet.offload)?;
-        spans.clear();
-        vif.spans(index, spans);
-        own.copy_into(taken, spans, copies);
-        Some(taken)
     }
 
     /// Finds out where the packets that were taken go, and queues them there.
     pub(super) fn sort(&mut self, port: PortId) {
         let mut taken = core::mem::take(&mut self.taken);
-        for packet in taken.drain(..) {
-            self.sort_one(port, packet);
+        let mut rest = &taken[..];
+        while let Some((first, after)) = rest.split_first() {
+            rest = match self.pass_on(port, rest) {
+                0 => {
+                    self.sort_one(port, *first);
+                    after
+                }
+                passed => &rest[passed..],
+            };
         }
+        taken.clear();
         self.taken = taken;
     }
 
-    #[inline]
     fn sort_one(&mut self, port: PortId, taken: Taken) {
-        let is_copied = self.is_copied(taken.first_copy, taken.end_copy);
+        let is_copied = (taken.first_copy..taken.end_copy).all(|copy| self.fetches.status(copy).is_ok());
         let Some(vif) = self.guest_mut(port) else { return };
         if !is_copied {
             vif.answer(taken.index, NETIF_RSP_ERROR);
@@ -112,16 +102,22 @@ impl<P: Platform> Switch<P> {
         self.dispatch(port, packet, destination);
     }
 
+    /// What answers of the table depend on now.
+    #[inline]
+    pub(super) fn validity(&self) -> Validity {
+        Validity { generation: self.table.generation(), second: self.second }
+    }
+
     /// Where a guest's packet goes: where the last one went, or what the table says.
     #[inline]
     fn route_from_guest(&mut self, port: PortId, addresses: Addresses) -> Destination {
-        let validity = Validity { generation: self.table.generation(), second: self.second };
+        let validity = self.validity();
         let known = self.guest(port).and_then(|vif| vif.route.get(&addresses, validity));
         if let Some(destination) = known {
             return destination;
         }
         let destination = self.route(port, addresses, GUEST_ADDRESSES);
-        let validity = Validity { generation: self.table.generation(), second: self.second };
+        let validity = self.validity();
         if let Some(vif) = self.guest_mut(port) {
             vif.route.set(addresses, validity, destination);
         }
@@ -182,4 +178,25 @@ impl<P: Platform> Switch<P> {
             self.enqueue(port, Packet::Own(own));
         }
     }
+}
+
+/// Has all of a packet copied into buffers, if it can go out on the wire as it is.
+#[inline]
+fn fetch_all<M: RingMemory, C: Channel>(
+    vif: &Vif<M, C>,
+    index: u16,
+    own: &mut OwnPackets,
+    fetches: &mut impl GrantCopy,
+    spans: &mut Vec<Span>,
+    wire: &Capabilities,
+) -> Option<u16> {
+    let packet = vif.packet(index);
+    if packet.offload.segmentation.is_some_and(|wanted| !wire.segmentation(wanted)) {
+        return None;
+    }
+    let taken = own.take(packet.length.into(), packet.offload)?;
+    spans.clear();
+    vif.spans(index, spans);
+    own.copy_into(taken, spans, fetches);
+    Some(taken)
 }

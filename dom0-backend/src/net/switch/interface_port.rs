@@ -12,7 +12,7 @@ use crate::net::ethernet;
 use crate::net::headers::{HEADERS_MAX, Headers};
 use crate::net::interface::{Interface, Outgoing, Received};
 use crate::net::offload::Checksum;
-use crate::net::own::OwnPackets;
+use crate::net::own::{OwnPacket, OwnPackets};
 use crate::net::packet::Packet;
 
 impl<P: Platform> Switch<P> {
@@ -101,14 +101,31 @@ impl<P: Platform> Switch<P> {
         }
     }
 
+    /// Plans the sending of a packet that is in our buffers and can go out as it is, if nothing else waits for the
+    /// wire and there is room. Otherwise the packet is to be queued.
+    #[inline]
+    pub(super) fn send_at_once(&mut self, packet: Packet) -> bool {
+        let (Packet::Own(own), true) = (packet, self.wire_waiting.is_empty()) else { return false };
+        let OwnPacket { offload, pieces, .. } = self.own.get(own);
+        let pieces = pieces.len();
+        let must_be_cut =
+            offload.segmentation.is_some_and(|wanted| !self.wire_capabilities.segmentation(wanted));
+        let room = self.interface.as_ref().map_or(0, Interface::send_room);
+        if must_be_cut || self.pieces_planned + pieces > room {
+            return false;
+        }
+        self.pieces_planned += pieces;
+        self.sendings.push(Sending { own, source: None, first_copy: 0, end_copy: 0 });
+        true
+    }
+
     /// Plans the sending of as many packets as wait for the wire and find room.
     pub(super) fn plan_sendings(&mut self) {
         self.take_sent();
-        let planned: usize = self.sendings.iter().map(|sending| self.own.get(sending.own).pieces.len()).sum();
-        let mut room = self.interface.as_ref().map_or(0, Interface::send_room).saturating_sub(planned);
+        let room = self.interface.as_ref().map_or(0, Interface::send_room);
         while let Some(packet) = self.wire_waiting.front().copied() {
             let pieces = self.buffers_needed(packet);
-            if pieces > room {
+            if self.pieces_planned + pieces > room {
                 return self.wait_for_room();
             }
             let first_copy = self.copies.len();
@@ -118,7 +135,7 @@ impl<P: Platform> Switch<P> {
                 Packet::Guest { .. } => self.plan_copy_in(packet).map(|own| (own, Some(packet))),
             };
             let Some((own, source)) = planned else { return self.wait_for_room() };
-            room -= pieces;
+            self.pieces_planned += pieces;
             self.wire_waiting.pop_front();
             self.sendings.push(Sending { own, source, first_copy, end_copy: self.copies.len() });
         }
@@ -170,6 +187,7 @@ impl<P: Platform> Switch<P> {
     /// Hands over what was copied, and answers the senders.
     pub(super) fn finish_sendings(&mut self) {
         let mut sendings = core::mem::take(&mut self.sendings);
+        self.pieces_planned = 0;
         for sending in sendings.drain(..) {
             let is_copied = self.is_copied(sending.first_copy, sending.end_copy);
             if let Some(source) = sending.source {

@@ -53,7 +53,7 @@ struct Bench {
 impl Bench {
     fn new(guests: &[Capabilities]) -> Self {
         let hypervisor = FakeHypervisor::new();
-        let mut switch = Switch::new(FakeCopy::new(&hypervisor), 1024);
+        let mut switch = Switch::new([0, 1].map(|_| FakeCopy::new(&hypervisor)), 1024);
         let connect = |(place, capabilities): (usize, &Capabilities)| {
             Guest::connect(&mut switch, &hypervisor, place as u16 + 1, *capabilities)
         };
