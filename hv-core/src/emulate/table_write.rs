@@ -252,6 +252,7 @@ mod tests {
     use zerocopy::FromZeros;
 
     const OLD: u64 = 0x8000_0001_2345_6067;
+    const FUZZ_ROUNDS: usize = 200_000;
 
     fn run(code: &[u8], registers: &mut CpuUserRegs, offset: u32) -> Option<u64> {
         execute(&decode(code)?, registers, OLD, offset)
@@ -329,6 +330,25 @@ mod tests {
         assert_eq!(run(&[0xf3, 0x48, 0xab], &mut registers(), 0), None, "rep stosq");
         assert_eq!(run(&[0x0f, 0x11, 0x07], &mut registers(), 0), None, "movups [rdi], xmm0");
         assert_eq!(run(&[0x48, 0xff, 0x07], &mut registers(), 0), None, "inc qword [rdi]");
+    }
+
+    /// A guest chooses these bytes, and has them decoded by writing to a page table.
+    #[test]
+    fn survives_any_bytes() {
+        let mut state = 1u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..FUZZ_ROUNDS {
+            let bytes = [random(), random()].map(u64::to_le_bytes).concat();
+            let length = 1 + random() as usize % LONGEST_INSTRUCTION;
+            let mut registers = registers();
+            (registers.rax, registers.rsi, registers.rdi) = (random(), random() % 128, random());
+            let _ = run(&bytes[..length], &mut registers, random() as u32 % 8);
+        }
     }
 
     #[test]
