@@ -1,9 +1,12 @@
 //! Domain 0's prompt, where a test types like an administrator.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use xtask::machine::{Exit, Machine, Running};
 use xtask::scratch::Scratch;
+
+use crate::ledger::domains;
 
 /// What shows that a command can be typed.
 const PROMPT: &str = "dom0> ";
@@ -14,6 +17,9 @@ const LEAVING_KEY_IS: &str = "Ctrl-] leaves it.";
 const DOM0_LOG: &str = "(dom0) [";
 /// How long a command may take unless told otherwise.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long a guest may take to end, and how often is looked whether it has.
+const END_LIMIT: Duration = Duration::from_secs(180);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A machine at whose console can be typed. It ends with this value.
 pub struct Prompt {
@@ -85,6 +91,25 @@ impl Prompt {
         self.press(LEAVE);
         self.wait_for(PROMPT);
         line
+    }
+
+    /// Waits for a guest to be gone, however it ends. Domain 0's log says so too, but at a moment that may have passed.
+    ///
+    /// # Panics
+    ///
+    /// If it is still there when the time is up.
+    #[track_caller]
+    #[expect(clippy::disallowed_methods, reason = "nothing tells of the end but the list")]
+    pub fn wait_until_gone(&mut self, guest: &str) {
+        let begun = Instant::now();
+        loop {
+            let list = self.succeed("list");
+            if domains(&list).iter().all(|(_, name)| name != guest) {
+                return;
+            }
+            assert!(begun.elapsed() < END_LIMIT, "{guest} is still there:\n{list}");
+            thread::sleep(PAUSE);
+        }
     }
 
     /// Types a line, with the key that ends it.

@@ -13,7 +13,7 @@ fn guests(dom0: &mut Prompt) -> Vec<String> {
 fn the_selftest_passes_in_a_guest() {
     let mut dom0 = Dom0::new().kernel("selftest", "WEIR_SELFTEST").start();
     dom0.succeed("create a kernel=selftest");
-    dom0.wait_for("(a) is gone");
+    dom0.wait_until_gone("a");
     let console = dom0.succeed("console a --tail 40");
     assert!(console.contains("ok    store"), "{console}");
     assert!(console.contains(" passed, 0 failed"), "{console}");
@@ -66,7 +66,7 @@ fn a_guest_can_be_made_to_start_anew() {
     dom0.wait_for(" is a: 64 MiB");
     dom0.succeed("guest-run a info");
     dom0.succeed("send a shutdown");
-    dom0.wait_for("(a) is gone");
+    dom0.wait_until_gone("a");
     assert!(guests(&mut dom0).is_empty());
 }
 
@@ -74,7 +74,7 @@ fn a_guest_can_be_made_to_start_anew() {
 fn what_a_crash_leads_to_is_the_guests_setting() {
     let mut dom0 = Dom0::new().kernel("selftest", "WEIR_SELFTEST").start();
     dom0.succeed("create a kernel=selftest cmdline=crash=panic");
-    dom0.wait_for("(a) is gone");
+    dom0.wait_until_gone("a");
     assert!(dom0.succeed("console a --tail").contains("asked to"), "its last words can be read");
     dom0.succeed("create b kernel=selftest cmdline=crash=fault on_crash=preserve");
     dom0.wait_for("(b) crashed");

@@ -56,7 +56,7 @@ fn every_attack_is_refused() {
     let verdict = bench.dom0.hear("villain", "hostile: ");
     assert!(verdict.ends_with(" passed, 0 failed"), "{}", bench.dom0.console());
     bench.expect_echo("attacks");
-    bench.dom0.wait_for("(villain) is gone");
+    bench.dom0.wait_until_gone("villain");
     bench.expect_nothing_left("attacks");
 }
 
@@ -85,7 +85,7 @@ fn a_guest_that_ends_badly_ends_alone() {
         "shared-data-moved",
     ] {
         bench.begin(mode);
-        bench.dom0.wait_for("(villain) is gone");
+        bench.dom0.wait_until_gone("villain");
         let console = bench.dom0.succeed("console villain --tail 40");
         assert!(console.contains(&format!("hostile: ending by {mode}")), "{mode}: {console}");
         assert!(!console.contains("FAIL"), "{mode}: {console}");

@@ -95,7 +95,7 @@ fn create(devices: &str, words: &str) -> String {
 
 /// What the guest said, when it is gone.
 fn last_words(dom0: &mut Prompt) -> String {
-    dom0.wait_for("(linux) is gone");
+    dom0.wait_until_gone("linux");
     dom0.succeed("console linux --tail 200")
 }
 
