@@ -170,6 +170,17 @@ pub fn resume(vcpu: &Vcpu, reasons: u32) {
     arch::cpu::kick(cpu);
 }
 
+/// Makes the CPU that runs the vCPU look at it anew before it goes on with it. One that does not run is looked at when
+/// it gets a CPU.
+pub fn reconsider(vcpu: &Vcpu) {
+    let cpu = processor_of(vcpu);
+    let _queue = cpu.schedule.queue.lock();
+    if vcpu.running.load(Ordering::Relaxed) {
+        cpu.request(work::RESCHEDULE);
+        arch::cpu::kick(cpu);
+    }
+}
+
 /// True when a vCPU with this virtual time should not wait for the running one's slice to end.
 fn preempts(cpu: &Cpu, virtual_time: u64) -> bool {
     let Some(running) = cpu.current() else { return true };

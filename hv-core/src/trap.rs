@@ -10,7 +10,7 @@ use crate::{
     arch, emulate, guest_access,
     hypercall::{Caller, HypercallResult},
     layout::is_canonical,
-    lifecycle,
+    lifecycle, scheduler,
     vcpu::{Callback, Context, Vcpu},
 };
 use core::sync::atomic::Ordering;
@@ -36,6 +36,8 @@ const FLAGS_FIXED: u64 = 1 << 1;
 pub mod vector {
     /// Debug.
     pub const DEBUG: u8 = 1;
+    /// Non-maskable interrupt.
+    pub const NON_MASKABLE: u8 = 2;
     /// Invalid instruction.
     pub const INVALID_OPCODE: u8 = 6;
     /// FPU not available.
@@ -146,6 +148,34 @@ pub fn deliver_events(caller: &mut Caller<'_>) {
     }
 }
 
+/// Sends a vCPU a non-maskable interrupt. Several before it gets there are one.
+pub fn request_nmi(vcpu: &Vcpu) {
+    vcpu.nmi_pending.store(true, Ordering::Release);
+    scheduler::wake(vcpu);
+    scheduler::reconsider(vcpu);
+}
+
+/// Enters the guest's handler for a non-maskable interrupt that waits, unless it is in there. Only called when a vCPU
+/// got the CPU or there was work: a request makes sure of one of the two.
+pub fn deliver_nmi(caller: &mut Caller<'_>) {
+    if !caller.vcpu.nmi_pending.load(Ordering::Acquire) || caller.context.in_nmi {
+        return;
+    }
+    caller.vcpu.nmi_pending.store(false, Ordering::Relaxed);
+    let handler = caller.context.traps[usize::from(vector::NON_MASKABLE)];
+    if handler.address != 0 {
+        caller.context.in_nmi = true;
+        enter_handler(caller, &handler, &[]);
+    }
+}
+
+/// The guest returned from its handler: the next non-maskable interrupt may come.
+#[cold]
+fn leave_nmi(caller: &mut Caller<'_>) {
+    caller.context.in_nmi = false;
+    scheduler::reconsider(caller.vcpu);
+}
+
 /// SYSCALL from the guest's user mode: enters the kernel's handler.
 #[inline(never)]
 pub fn system_call(caller: &mut Caller<'_>) {
@@ -246,6 +276,9 @@ pub fn iret(caller: &mut Caller<'_>) -> HypercallResult {
             return Err(errno.into());
         }
     };
+    if caller.context.in_nmi {
+        leave_nmi(caller);
+    }
     let to_user = frame.cs & 3 == 3;
     restore_registers(&mut caller.context.registers, &frame);
     if let Some(info) = caller.vcpu.info() {
@@ -395,5 +428,28 @@ mod tests {
             assert_eq!(caller.context.registers.rsp, STACK - 8 * 8);
         });
         assert_eq!(top_words(stack, 8)[..4], [1, 2, 0x18, 0x1234]);
+    }
+
+    #[test]
+    fn a_second_non_maskable_interrupt_waits_for_the_return_from_the_first() {
+        let _machine = machine_of(256);
+        let (guest, _stack) = guest_with_stack();
+        guest.as_caller(|caller| {
+            let handler = TrapInfo { vector: vector::NON_MASKABLE, address: HANDLER, ..TrapInfo::default() };
+            caller.context.traps[usize::from(vector::NON_MASKABLE)] = handler;
+            (caller.context.registers.rsp, caller.context.registers.rip) = (STACK, 0x1234);
+            deliver_nmi(caller);
+            assert_eq!(caller.context.registers.rip, 0x1234, "none was sent");
+            request_nmi(caller.vcpu);
+            deliver_nmi(caller);
+            assert_eq!(caller.context.registers.rip, HANDLER);
+            request_nmi(caller.vcpu);
+            caller.context.registers.rip = HANDLER + 1;
+            deliver_nmi(caller);
+            assert_eq!(caller.context.registers.rip, HANDLER + 1, "it is in the handler");
+            leave_nmi(caller);
+            deliver_nmi(caller);
+            assert_eq!(caller.context.registers.rip, HANDLER);
+        });
     }
 }

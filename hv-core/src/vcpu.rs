@@ -83,6 +83,8 @@ pub struct Context {
     pub io_privilege_level: u8,
     /// CR0.TS as the guest set it: its next FPU instruction traps.
     pub task_switched: bool,
+    /// The guest handles a non-maskable interrupt: the next one waits until it returns.
+    pub in_nmi: bool,
     /// CR2 as the guest's page-fault handler is to see it.
     pub fault_address: u64,
     /// Debug registers 0 to 3, 6 and 7.
@@ -115,6 +117,7 @@ impl Context {
             ldt_entries: 0,
             io_privilege_level: 0,
             task_switched: false,
+            in_nmi: false,
             fault_address: 0,
             debug_registers: [0; 8],
             traps,
@@ -156,6 +159,8 @@ pub struct Vcpu {
     pub processor: AtomicU8,
     /// The vCPU has been given a context (`XEN_DOMCTL_setvcpucontext` or `VCPUOP_initialise`).
     pub initialised: AtomicBool,
+    /// A non-maskable interrupt waits for it (`VCPUOP_send_nmi`).
+    pub nmi_pending: AtomicBool,
     /// It has left every queue for good.
     pub retired: AtomicBool,
     /// The guest moved its `vcpu_info` to a frame of its own, which is held.
@@ -194,6 +199,7 @@ impl Vcpu {
             running: AtomicBool::new(false),
             processor: AtomicU8::new(0),
             initialised: AtomicBool::new(false),
+            nmi_pending: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             own_info: AtomicBool::new(false),
             info: AtomicPtr::new(core::ptr::null_mut()),

@@ -95,6 +95,9 @@ fn install_tables(
     mmu::install_root(domain, context, MachineFrame(xen_cr3_to_pfn(state.ctrlreg[3])), user)
 }
 
+/// Place of the I/O privilege level in the flags.
+const IO_PRIVILEGE_SHIFT: u32 = 12;
+
 fn take_registers(context: &mut Context, state: &VcpuGuestContext) {
     context.registers = CpuUserRegs {
         rflags: trap::guest_flags(state.user_regs.rflags),
@@ -107,6 +110,8 @@ fn take_registers(context: &mut Context, state: &VcpuGuestContext) {
         entry_vector: 0,
         ..state.user_regs
     };
+    // The level is virtual: the CPU's own stays zero, and the flags never show it again.
+    context.io_privilege_level = (state.user_regs.rflags >> IO_PRIVILEGE_SHIFT) as u8 & 3;
     context.in_kernel = true;
     context.kernel_stack = (state.kernel_ss & 0xffff | 3, state.kernel_sp);
     context.fs_base = state.fs_base;
@@ -124,6 +129,7 @@ pub fn get(domain: &Domain, vcpu: &Vcpu) -> Result<VcpuGuestContext, Errno> {
     let context = &*vcpu.paused_context()?;
     let mut state: VcpuGuestContext = zerocopy::FromZeros::new_zeroed();
     state.user_regs = context.registers;
+    state.user_regs.rflags |= u64::from(context.io_privilege_level) << IO_PRIVILEGE_SHIFT;
     state.flags = if context.in_kernel { VGCF_IN_KERNEL } else { 0 };
     if vcpu.paused.load(Ordering::Relaxed) & not_runnable::OFFLINE == 0 {
         state.flags |= VGCF_ONLINE;
@@ -142,4 +148,26 @@ pub fn get(domain: &Domain, vcpu: &Vcpu) -> Result<VcpuGuestContext, Errno> {
         *slot = frame.map_or(0, |frame| frame.0);
     }
     Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{Guest, machine_of};
+    use hypercall_abi::arch_x86::VcpuGuestContext;
+
+    #[test]
+    fn the_io_privilege_level_in_the_flags_is_virtual() {
+        let _machine = machine_of(256);
+        let guest = Guest::new(1);
+        guest.as_caller(|caller| {
+            let mut state: VcpuGuestContext = zerocopy::FromZeros::new_zeroed();
+            state.user_regs.rflags = 1 << IO_PRIVILEGE_SHIFT;
+            take_registers(caller.context, &state);
+            assert_eq!(caller.context.io_privilege_level, 1);
+            assert_eq!(caller.context.registers.rflags & 3 << IO_PRIVILEGE_SHIFT, 0, "the CPU's own is zero");
+        });
+        let state = get(guest.domain(), guest.domain().vcpu(hypercall_abi::VcpuId(0)).unwrap()).unwrap();
+        assert_eq!(state.user_regs.rflags >> IO_PRIVILEGE_SHIFT & 3, 1);
+    }
 }

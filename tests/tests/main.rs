@@ -12,5 +12,6 @@ mod isolation;
 mod linux;
 mod network;
 mod nonsense;
+mod processors;
 mod prompt;
 mod toolstack;

@@ -48,6 +48,7 @@ Settings of `create`:
   kernel=FILE      its kernel, a file of the boot archive           [guest]
   ramdisk=FILE     its module, such as a RAM disk                   [none]
   memory=MIB       its memory                                       [64]
+  vcpus=N          its virtual CPUs, 1 to 32                        [1]
   cmdline=\"TEXT\"   its command line                                 [empty]
   disk=TARGET[,NAME[,r|w]]
                    a disk; TARGET is a disk of the machine (disk0) or a part of one

@@ -2,7 +2,7 @@
 //!
 //! Steps, each of which may fail and leaves a domain that only has to be destroyed then:
 //!
-//! 1. an empty domain, its virtual CPU and its memory;
+//! 1. an empty domain, its virtual CPUs and its memory;
 //! 2. a port each for store and console, in the new domain;
 //! 3. kernel, module, frame list, start information and page tables, through a window;
 //! 4. two grants by which this domain reaches the store's and the console's pages later on: its right to map the
@@ -29,8 +29,6 @@ use crate::kernel_file;
 
 /// Pages in a MiB.
 const PAGES_PER_MIB: u64 = (1 << 20) / PAGE_SIZE as u64;
-/// A guest's virtual CPUs.
-const VCPUS: u32 = 1;
 /// The x87 control word and the SSE control word as processors have them after a reset.
 const FPU_CONTROL: u16 = 0x037f;
 const SSE_CONTROL: u32 = 0x1f80;
@@ -52,6 +50,8 @@ pub struct Parts<'a> {
     pub command_line: &'a str,
     /// Its memory in MiB.
     pub memory: u64,
+    /// Its virtual CPUs; it starts the first and brings up the others itself.
+    pub vcpus: u32,
     /// Its handle.
     pub handle: Handle,
 }
@@ -82,8 +82,8 @@ pub async fn build(parts: &Parts<'_>) -> Result<BuiltDomain, CreateError> {
     let plan = Plan { pages, module: parts.module.len() as u64, has_store_and_console: true };
     let layout = Layout::plan(&image, &plan)?;
     check_free_memory(parts.memory)?;
-    let domain =
-        control::create_domain(parts.handle.0, VCPUS).map_err(CreateError::in_step("create a domain"))?;
+    let domain = control::create_domain(parts.handle.0, parts.vcpus)
+        .map_err(CreateError::in_step("create a domain"))?;
     let built = furnish(domain, &image, &layout, pages, parts).await;
     if built.is_err() {
         take_apart(domain).await;
@@ -105,7 +105,7 @@ async fn furnish(
     pages: u64,
     parts: &Parts<'_>,
 ) -> Result<BuiltDomain, CreateError> {
-    control::create_vcpus(domain, VCPUS).map_err(CreateError::in_step("create a virtual CPU"))?;
+    control::create_vcpus(domain, parts.vcpus).map_err(CreateError::in_step("create its virtual CPUs"))?;
     control::limit_memory(domain, parts.memory * 1024).map_err(CreateError::in_step("limit its memory"))?;
     let mut memory =
         NewMemory::populate(domain, pages).await.map_err(|errno| shortage(parts.memory, errno))?;

@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
+use hypercall_abi::xen::XEN_LEGACY_MAX_VCPUS;
+
 use super::disk::{DiskError, GuestDisk};
 use super::nic::{GuestNic, NicError};
 use crate::archive;
@@ -20,6 +22,8 @@ const NAME_LENGTH: usize = 64;
 pub const DEFAULT_MEMORY: u64 = 64;
 /// Most memory of a guest, in MiB: what its first page tables can describe.
 const MEMORY_LIMIT: u64 = 64 * 1024;
+/// Most virtual CPUs of a guest: those with a place in its shared page.
+const VCPU_LIMIT: u32 = XEN_LEGACY_MAX_VCPUS as u32;
 /// The longest command line: what `start_info` has room for, less the zero at its end.
 const COMMAND_LINE_LENGTH: usize = hypercall_abi::xen::MAX_GUEST_CMDLINE - 1;
 
@@ -58,6 +62,8 @@ pub struct GuestConfiguration {
     pub ramdisk: Option<String>,
     /// Its memory in MiB.
     pub memory: u64,
+    /// Its virtual CPUs, from 1 to 32.
+    pub vcpus: u32,
     /// Its command line.
     pub command_line: String,
     /// Its disks.
@@ -145,6 +151,7 @@ impl GuestConfiguration {
             kernel: archive::GUEST.to_owned(),
             ramdisk: None,
             memory: DEFAULT_MEMORY,
+            vcpus: 1,
             command_line: String::new(),
             disks: Vec::new(),
             nics: Vec::new(),
@@ -185,6 +192,7 @@ impl GuestConfiguration {
             Some(("kernel", file)) => self.kernel = file_name("kernel", file)?,
             Some(("ramdisk", file)) => self.ramdisk = Some(file_name("ramdisk", file)?),
             Some(("memory", size)) => self.memory = memory(size)?,
+            Some(("vcpus", count)) => self.vcpus = vcpus(count)?,
             Some(("cmdline" | "extra", line)) => self.command_line = command_line(line)?,
             Some(("disk", disk)) => self.add_disk(disk)?,
             Some(("vif", nic)) => self.nics.push(nic.parse()?),
@@ -238,6 +246,12 @@ fn memory(value: &str) -> Result<u64, SettingError> {
     size.ok_or_else(|| wrong("memory", value, "a number of MiB from 1 to 65536"))
 }
 
+/// A number of virtual CPUs.
+fn vcpus(value: &str) -> Result<u32, SettingError> {
+    let count = value.parse().ok().filter(|count| (1..=VCPU_LIMIT).contains(count));
+    count.ok_or_else(|| wrong("vcpus", value, "a number of virtual CPUs from 1 to 32"))
+}
+
 fn command_line(value: &str) -> Result<String, SettingError> {
     if value.len() > COMMAND_LINE_LENGTH || value.contains('\0') {
         return Err(wrong("cmdline", value, "a text of at most 1023 bytes"));
@@ -261,6 +275,7 @@ mod tests {
     fn nothing_said_means_the_defaults() {
         let plain = parse(&[]).unwrap();
         assert_eq!((plain.name.as_str(), plain.kernel.as_str(), plain.memory), ("web", "guest", 64));
+        assert_eq!(plain.vcpus, 1);
         assert!(plain.disks.is_empty() && plain.nics.is_empty() && plain.command_line.is_empty());
         assert_eq!(plain.on_crash, Reaction::Destroy);
         assert_eq!(plain.on_reboot, Reaction::Restart);
@@ -272,6 +287,7 @@ mod tests {
             "kernel=linux",
             "ramdisk=initrd",
             "memory=128",
+            "vcpus=8",
             "cmdline=a b=c",
             "disk=disk0",
             "disk=disk1,xvdc,r",
@@ -285,6 +301,7 @@ mod tests {
         .unwrap();
         assert_eq!((all.kernel.as_str(), all.ramdisk.as_deref(), all.memory), ("linux", Some("initrd"), 128));
         assert_eq!(all.command_line, "a b=c");
+        assert_eq!(all.vcpus, 8);
         assert_eq!(all.disks.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>(), ["xvda", "xvdc"]);
         assert_eq!(all.nics.len(), 2);
         let reactions = (all.on_poweroff, all.on_reboot, all.on_crash);
@@ -307,6 +324,10 @@ mod tests {
         let message = |words: &[&str]| parse(words).unwrap_err().to_string();
         assert_eq!(message(&["memory=lots"]), "memory=lots: a number of MiB from 1 to 65536 is expected");
         assert_eq!(message(&["memory=0"]), "memory=0: a number of MiB from 1 to 65536 is expected");
+        for count in ["0", "33", "-1", "two", ""] {
+            let expected = format!("vcpus={count}: a number of virtual CPUs from 1 to 32 is expected");
+            assert_eq!(message(&[&format!("vcpus={count}")]), expected);
+        }
         assert_eq!(message(&["colour=red"]), "there is no setting \"colour=red\"; see `help create`");
         assert_eq!(message(&["kernel="]), "kernel=: a file of the boot archive is expected");
         assert_eq!(message(&["on_crash=cry"]), "on_crash=cry: destroy, restart or preserve is expected");

@@ -230,6 +230,7 @@ impl Toolstack {
             module: module.unwrap_or_default(),
             command_line: &configuration.command_line,
             memory: configuration.memory,
+            vcpus: configuration.vcpus,
             handle,
         })
     }

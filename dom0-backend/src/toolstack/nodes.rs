@@ -101,7 +101,9 @@ fn write_home(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     home.write("vm", format!("/vm/{}", built.handle))?;
     home.write("name", &built.configuration.name)?;
     home.write("domid", guest)?;
-    home.write("cpu/0/availability", "online")?;
+    for number in 0..built.configuration.vcpus {
+        home.write(&format!("cpu/{number}/availability"), "online")?;
+    }
     home.write("memory/static-max", kibibytes)?;
     home.write("memory/target", kibibytes)?;
     home.write("memory/videoram", 0)?;
@@ -327,6 +329,15 @@ mod tests {
             assert_eq!(value(&mut server, &format!("{home}/{key}")), expected, "{key}");
         }
         assert_eq!(value(&mut server, "/vm/07070707-0707-0707-0707-070707070707/name"), "web");
+    }
+
+    #[test]
+    fn every_virtual_cpu_may_come_up() {
+        let mut server = store_of(&["vcpus=3"]);
+        for number in 0..3 {
+            assert_eq!(value(&mut server, &format!("/local/domain/5/cpu/{number}/availability")), "online");
+        }
+        assert!(server.read("/local/domain/5/cpu/3/availability").is_err());
     }
 
     #[test]

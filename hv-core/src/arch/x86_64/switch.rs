@@ -210,6 +210,7 @@ fn settle(cpu: &'static Cpu) -> *mut CpuUserRegs {
         };
         // SAFETY: as in `leave`.
         let mut caller = unsafe { caller(vcpu) };
+        trap::deliver_nmi(&mut caller);
         trap::deliver_events(&mut caller);
         if cpu.work.load(Ordering::Relaxed) == 0 {
             counters::leave(cpu);
