@@ -1,7 +1,10 @@
 //! Benchmarks: everything is measured, and twice the same.
 
-use tests::Dom0;
-use xtask::bench::{is_exact, with_devices};
+use std::path::Path;
+
+use tests::{Dom0, program};
+use xtask::bench::{is_exact, profile, with_devices};
+use xtask::build::{Images, Profiler};
 
 /// The lines with figures of one run, as far as they are exact.
 fn figures() -> Vec<String> {
@@ -33,4 +36,23 @@ fn two_runs_agree_to_the_instruction() {
         assert!(first.iter().any(|line| line.contains(name)), "{name} is missing:\n{}", first.join("\n"));
     }
     assert_eq!(first, figures());
+}
+
+#[test]
+fn a_profile_adds_up_to_what_was_counted() {
+    let (profiler, images) = (Profiler::from_environment().unwrap(), Images::from_environment().unwrap());
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let scratch = program::scratch();
+    let profile = profile(&profiler, &images, &scratch, "guest to network", (source, false)).unwrap();
+    let table = &profile.table;
+    for (kernel, ticks) in [("hypervisor", "hypervisor ticks"), ("domain 0", "dom0 ticks")] {
+        let sum = table.lines().find_map(|line| line.trim().strip_suffix(kernel)?.trim().parse::<f64>().ok());
+        let sum = sum.unwrap_or_else(|| panic!("no {kernel}:\n{table}"));
+        let counted = profile.traffic.total(ticks) as f64 / profile.traffic.count as f64;
+        // A profile is of one round, the shortest; counts are the least of many, for each party.
+        assert!((sum - counted).abs() < counted / 20.0, "{kernel}: {sum} is not {counted}:\n{table}");
+    }
+    for function in ["dom0-backend/src/net/switch.rs", "hv-core/src/grant_table/copy.rs"] {
+        assert!(table.contains(function), "no {function}:\n{table}");
+    }
 }

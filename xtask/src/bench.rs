@@ -1,11 +1,12 @@
-//! `cargo xtask bench micro`: what hypercalls, requests and packets cost, counted in a machine of its own.
+//! `cargo xtask bench`: what hypercalls, requests and packets cost, counted in a machine of its own.
 //!
-//! Domain 0 does the measuring (its command `bench micro`); here a machine that counts instructions is started for it,
+//! Domain 0 does the measuring (its commands `bench micro` and `bench traffic`); here a machine that counts instructions is started for it,
 //! what it prints is read, and shown beside the goals. The machine's disk is empty and its network leads nowhere; nothing
 //! of the user's is touched.
 
 mod figures;
 mod goals;
+mod profile;
 mod table;
 
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::scratch::Scratch;
 use crate::setup;
 use crate::workspace::Workspace;
 use figures::Figures;
+pub use profile::{Profile, profile};
 
 /// What domain 0 is told to do.
 const COMMAND: &str = "bench micro";
@@ -52,28 +54,50 @@ enum Kind {
         #[arg(long)]
         twice: bool,
     },
+    /// Which functions execute the instructions of one kind of disk request or packet.
+    Profile {
+        /// Text in its name as `bench micro` prints it, such as "guest to network" or "read of 4 KiB, 32".
+        #[arg(value_name = "TEXT")]
+        traffic: String,
+        /// Tell source lines apart, not only functions.
+        #[arg(long)]
+        lines: bool,
+    },
 }
 
 /// Measures; returns whether all was measured and, if asked for, twice the same.
 pub fn bench(workspace: &Workspace, options: &Options, consent: Consent) -> Result<bool> {
-    let Kind::Micro { json, twice } = options.kind;
     setup::ensure(workspace, consent)?;
     let images = build::build(workspace)?;
     let scratch = Scratch::create(&workspace.work(), "bench")?;
-    let first = measure(&images, &scratch)?;
+    match &options.kind {
+        Kind::Micro { json, twice } => micro(&images, &scratch, *json, *twice),
+        Kind::Profile { traffic, lines } => {
+            let profiler = build::build_profiler(workspace)?;
+            let profile = profile(&profiler, &images, &scratch, traffic, (workspace.root(), *lines))?;
+            println!("instructions of each {}, by function", profile.traffic.name);
+            print!("{}", profile.table);
+            Ok(true)
+        }
+    }
+}
+
+fn micro(images: &Images, scratch: &Scratch, json: bool, twice: bool) -> Result<bool> {
+    let measured = || run(machine(images, scratch, COMMAND)?);
+    let first = measured()?;
     let figures = Figures::read(&first)?;
     if json {
         println!("{}", table::json(&figures));
     } else {
         print!("{}", table::text(&figures));
     }
-    Ok(!twice || agree(&first, &measure(&images, &scratch)?))
+    Ok(!twice || agree(&first, &measured()?))
 }
 
 /// One run; the lines that domain 0 printed.
-fn measure(images: &Images, scratch: &Scratch) -> Result<Vec<String>> {
+fn run(machine: Machine) -> Result<Vec<String>> {
     progress::stage("measuring; this takes some seconds");
-    let mut running = machine(images, scratch)?.spawn()?;
+    let mut running = machine.spawn()?;
     let mut frames = Frames::new();
     let mut lines = Vec::new();
     let ending = loop {
@@ -93,9 +117,9 @@ fn measure(images: &Images, scratch: &Scratch) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// A machine that measures and ends.
-fn machine(images: &Images, scratch: &Scratch) -> Result<Machine> {
-    let archive = bundle::boot_archive(images, &[COMMAND.to_owned()])?;
+/// A machine in which domain 0 executes a command and ends.
+fn machine(images: &Images, scratch: &Scratch, command: &str) -> Result<Machine> {
+    let archive = bundle::boot_archive(images, &[command.to_owned()])?;
     let load = Load { images, archive: &archive, hypervisor_words: None, dom0_words: "noguest" };
     Ok(with_devices(boot::on_weir(load, scratch)?.time_limit(LIMIT)))
 }

@@ -16,6 +16,8 @@ use crate::workspace::Workspace;
 pub const PACKAGES: [&str; 3] = ["hv-core", "dom0-backend", "guest-frontend"];
 /// The packages that hold kernels which only the tests boot.
 pub const TEST_PACKAGES: [&str; 2] = ["pv-runtime", "test-kernels"];
+/// The package of the plugin for QEMU that counts instructions, and of the program that shows what it counted.
+const PROFILER: &str = "instruction-profile";
 /// Those kernels: the environment variable that names each to the tests, and its file.
 const TEST_KERNELS: [(&str, &str); 3] =
     [("WEIR_SELFTEST", "selftest"), ("WEIR_HOSTILE", "hostile"), ("WEIR_NONSENSE", "nonsense")];
@@ -78,6 +80,44 @@ pub fn build_test_kernels(workspace: &Workspace) -> Result<Vec<(&'static str, Pa
     let kernels = TEST_KERNELS.map(|(variable, file)| (variable, directory.join(file)));
     kernels.iter().try_for_each(|(variable, path)| ensure_made(variable, path))?;
     Ok(kernels.into())
+}
+
+/// What counts instructions, function by function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profiler {
+    /// The plugin that QEMU loads.
+    pub plugin: PathBuf,
+    /// The program that shows what was counted.
+    pub program: PathBuf,
+}
+
+impl Profiler {
+    /// The profiler that `cargo xtask test` built for the integration tests, by the environment it sets.
+    pub fn from_environment() -> Result<Self> {
+        Ok(Self { plugin: path_in("WEIR_PROFILER_PLUGIN")?, program: path_in("WEIR_PROFILER")? })
+    }
+
+    /// The environment from which `from_environment` finds it.
+    pub fn environment(&self) -> [(&'static str, &Path); 2] {
+        [("WEIR_PROFILER_PLUGIN", &self.plugin), ("WEIR_PROFILER", &self.program)]
+    }
+}
+
+/// Builds the profiler.
+pub fn build_profiler(workspace: &Workspace) -> Result<Profiler> {
+    progress::stage("building the profiler");
+    let target = workspace.target();
+    let mut build = Command::new(cargo());
+    build
+        .args(["build", "--package", PROFILER])
+        .arg("--target-dir")
+        .arg(&target)
+        .current_dir(workspace.root());
+    command::run(&mut build)?;
+    let directory = target.join("debug");
+    let (plugin, program) = (directory.join("libinstruction_profile.so"), directory.join(PROFILER));
+    ensure_made("plugin", &plugin)?;
+    Ok(Profiler { plugin, program })
 }
 
 /// Compiles the programs of these packages; returns the directory they are in.

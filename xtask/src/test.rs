@@ -2,7 +2,8 @@
 //!
 //! The second kind finds what it needs through the environment: `WEIR_IMAGE`, `WEIR_DOM0`, `WEIR_GUEST` (the three
 //! programs), `WEIR_SELFTEST`, `WEIR_HOSTILE`, `WEIR_NONSENSE` (kernels of the tests' own), `WEIR_ISO` (a disc of the three
-//! that ends QEMU with a status) and `WEIR_WORK` (a directory for their own files).
+//! that ends QEMU with a status), `WEIR_PROFILER` and `WEIR_PROFILER_PLUGIN` (what counts instructions) and `WEIR_WORK` (a
+//! directory for their own files).
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -67,6 +68,7 @@ fn host_tests(options: &Options) -> Command {
 fn qemu_tests(workspace: &Workspace, options: &Options, consent: Consent) -> Result<Command> {
     let images = build::build(workspace)?;
     let kernels = build::build_test_kernels(workspace)?;
+    let profiler = build::build_profiler(workspace)?;
     Uefi::ensure(consent)?;
     let work = workspace.work().join("tests");
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
@@ -76,7 +78,12 @@ fn qemu_tests(workspace: &Workspace, options: &Options, consent: Consent) -> Res
     let mut command = Command::new(cargo());
     command.args(["test", "--package", "tests", "--no-fail-fast"]).args(&options.filter);
     command.args(["--", "--test-threads", &machines_at_once().to_string()]);
-    command.envs(images.environment()).envs(kernels).env("WEIR_ISO", &disc).env("WEIR_WORK", &work);
+    command
+        .envs(images.environment())
+        .envs(kernels)
+        .envs(profiler.environment())
+        .env("WEIR_ISO", &disc)
+        .env("WEIR_WORK", &work);
     match linux::ensure(workspace) {
         Ok(directory) => {
             command.env(linux::VARIABLE, directory);

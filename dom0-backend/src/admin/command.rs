@@ -15,7 +15,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(60);
 const TAIL: usize = 40;
 
 /// What there is to be said about each command: its words, and what it does.
-const USAGES: [(&str, &str); 24] = [
+const USAGES: [(&str, &str); 25] = [
     ("help [COMMAND]", "this list, or more about a command"),
     ("list", "the domains"),
     ("create NAME [SETTING...]", "make a guest and let it run"),
@@ -38,6 +38,7 @@ const USAGES: [(&str, &str); 24] = [
     ("dmesg", "the hypervisor's log"),
     ("perf", "the hypervisor's counters"),
     ("bench micro [NAME]", "what things cost, in guests made for it or in this one"),
+    ("bench traffic TEXT", "what requests or packets cost whose name in `bench micro` has this text"),
     ("sleep SECONDS", "do nothing for a while"),
     ("poweroff", "ask all guests to end, then switch the machine off; also: shutdown"),
 ];
@@ -126,6 +127,8 @@ pub enum Command {
     Counters,
     /// Measure what the hypervisor and the back ends cost, in guests made for it or in this one.
     Bench(Option<String>),
+    /// Measure what requests or packets with this text in their name cost.
+    BenchTraffic(String),
     /// Do nothing for a while.
     Sleep(Duration),
     /// End everything.
@@ -210,6 +213,7 @@ impl Command {
             ("perf", []) => Self::Counters,
             ("bench", ["micro"]) => Self::Bench(None),
             ("bench", ["micro", guest]) => Self::Bench(Some(text(guest))),
+            ("bench", ["traffic", name]) => Self::BenchTraffic(text(name)),
             ("sleep", [seconds]) => Self::Sleep(Duration::from_secs(number("seconds", seconds)?)),
             _ => return Err(misunderstood(name)),
         })

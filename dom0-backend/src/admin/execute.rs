@@ -96,6 +96,7 @@ impl Admin {
             Command::Log => print_log(),
             Command::Counters => print_counters(),
             Command::Bench(guest) => Ok(bench::micro(&self.toolstack, guest.as_deref()).await?),
+            Command::BenchTraffic(name) => Ok(bench::traffic(&self.toolstack, &name).await?),
             Command::Sleep(time) => {
                 sleep(time).await;
                 Ok(())

@@ -36,8 +36,19 @@ pub async fn micro(toolstack: &Rc<Toolstack>, guest: Option<&str>) -> Result<(),
     subject.end().await;
     measured?;
     creation::measure(toolstack).await?;
-    traffic::over_the_switch(toolstack).await?;
-    traffic::from_disk(toolstack).await
+    traffic::measure(toolstack, "").await.map(drop)
+}
+
+/// Measures requests and packets of the kinds whose name contains `selection`, with guests made for it.
+///
+/// # Errors
+///
+/// [`BenchError`], also if there is no such kind; what was measured until then has been printed.
+pub async fn traffic(toolstack: &Rc<Toolstack>, selection: &str) -> Result<(), BenchError> {
+    match traffic::measure(toolstack, selection).await? {
+        0 => Err(BenchError::NoTraffic(selection.into())),
+        _ => Ok(()),
+    }
 }
 
 /// What a guest measures alone, and with a peer that sends it events.

@@ -30,6 +30,8 @@ pub enum BenchError {
     Session(SessionError),
     /// A guest's command failed; what it printed.
     Failed(String),
+    /// No requests or packets have this in their name, or the machine has no device for them.
+    NoTraffic(String),
     /// The hypervisor refused something.
     Refused(Errno),
     /// The store did.
@@ -44,6 +46,12 @@ impl fmt::Display for BenchError {
             Self::Create(error) => write!(formatter, "a guest to measure cannot be made: {error}"),
             Self::Session(error) => write!(formatter, "the measured guest: {error}"),
             Self::Failed(output) => write!(formatter, "the measured guest failed: {}", output.trim()),
+            Self::NoTraffic(name) => {
+                write!(
+                    formatter,
+                    "nothing is called {name:?}, or there is no device for it: see `bench micro`"
+                )
+            }
             Self::Refused(errno) => write!(formatter, "the hypervisor refused: {errno}"),
             Self::Store(error) => write!(formatter, "the store: {error}"),
         }

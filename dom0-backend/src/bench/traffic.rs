@@ -24,12 +24,37 @@ const RECEIVER: [&str; 3] = ["memory=32", "vif", "cmdline=noecho ip=10.99.0.2/24
 const READER: [&str; 2] = ["memory=32", "disk=disk0,xvda,r!"];
 /// An address that no interface has.
 const NOBODY: &str = "02:00:00:00:00:01";
+const BETWEEN_GUESTS: &str = "packet of 1,500 bytes, guest to guest";
+const TO_NETWORK: &str = "packet of 1,500 bytes, guest to network";
 
-/// From one guest to another, and to the machine's network.
-pub async fn over_the_switch(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
-    if !toolstack.inventory().has_switch {
-        return Ok(());
+/// Measures the kinds of traffic whose name contains `selection` and for which there is a device, and says how many there
+/// were.
+pub async fn measure(toolstack: &Rc<Toolstack>, selection: &str) -> Result<usize, BenchError> {
+    let selected = |name: &str| name.contains(selection);
+    let inventory = toolstack.inventory();
+    let mut measured = 0;
+    if inventory.has_switch && selected(BETWEEN_GUESTS) {
+        between_guests(toolstack).await?;
+        measured += 1;
     }
+    if inventory.has_switch && selected(TO_NETWORK) {
+        to_network(toolstack).await?;
+        measured += 1;
+    }
+    if inventory.disks.is_empty() {
+        return Ok(measured);
+    }
+    for depth in DEPTHS {
+        let name = format!("read of 4 KiB, {depth} at a time");
+        if selected(&name) {
+            from_disk(toolstack, &name, depth).await?;
+            measured += 1;
+        }
+    }
+    Ok(measured)
+}
+
+async fn between_guests(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
     let sender = Subject::make(toolstack, "bench-a", &SENDER).await?;
     let sent = match Subject::make(toolstack, "bench-b", &RECEIVER).await {
         Ok(receiver) => {
@@ -38,10 +63,6 @@ pub async fn over_the_switch(toolstack: &Rc<Toolstack>) -> Result<(), BenchError
             sent
         }
         Err(error) => Err(error),
-    };
-    let sent = match sent {
-        Ok(()) => packets(&sender, NOBODY, "packet of 1,500 bytes, guest to network").await,
-        error => error,
     };
     sender.end().await;
     sent
@@ -52,7 +73,14 @@ async fn between(sender: &Subject, receiver: &Subject) -> Result<(), BenchError>
     let service = receiver.offer()?;
     receiver.run(&format!("bench net {} 1 1", address(sender)), |_| {}).await?;
     drop(service);
-    packets(sender, &address(receiver), "packet of 1,500 bytes, guest to guest").await
+    packets(sender, &address(receiver), BETWEEN_GUESTS).await
+}
+
+async fn to_network(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
+    let sender = Subject::make(toolstack, "bench-a", &SENDER).await?;
+    let sent = packets(&sender, NOBODY, TO_NETWORK).await;
+    sender.end().await;
+    sent
 }
 
 async fn packets(sender: &Subject, to: &str, name: &str) -> Result<(), BenchError> {
@@ -66,20 +94,9 @@ fn address(subject: &Subject) -> String {
     address.map(|address| format!("{address}")).unwrap_or_default()
 }
 
-/// From a disk.
-pub async fn from_disk(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
-    if toolstack.inventory().disks.is_empty() {
-        return Ok(());
-    }
+async fn from_disk(toolstack: &Rc<Toolstack>, name: &str, depth: u32) -> Result<(), BenchError> {
     let reader = Subject::make(toolstack, "bench", &READER).await?;
-    let mut read = Ok(());
-    for depth in DEPTHS {
-        let name = format!("read of 4 KiB, {depth} at a time");
-        read = rounds(&reader, &name, depth, &|count| format!("bench disk {DISK_ROUNDS} {count}")).await;
-        if read.is_err() {
-            break;
-        }
-    }
+    let read = rounds(&reader, name, depth, &|count| format!("bench disk {DISK_ROUNDS} {count}")).await;
     reader.end().await;
     read
 }

@@ -9,6 +9,9 @@ use anyhow::{Context, Result};
 
 use super::ensure_some;
 
+/// What is missing where no traffic was measured.
+const TRAFFIC: &str = "figures of disk or network";
+
 /// What single things cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Single {
@@ -48,12 +51,24 @@ pub struct Figures {
 impl Figures {
     /// Reads them from what was printed; other lines are passed over.
     pub fn read(lines: &[String]) -> Result<Self> {
+        let figures = Self::parse(lines)?;
+        ensure_some(&figures.singles, "figures")?;
+        ensure_some(&figures.traffic, TRAFFIC)?;
+        Ok(figures)
+    }
+
+    /// Reads what traffic costs from what was printed.
+    pub fn of_traffic(lines: &[String]) -> Result<Vec<Traffic>> {
+        let traffic = Self::parse(lines)?.traffic;
+        ensure_some(&traffic, TRAFFIC)?;
+        Ok(traffic)
+    }
+
+    fn parse(lines: &[String]) -> Result<Self> {
         let mut figures = Self::default();
         for text in lines.iter().filter_map(|line| line.strip_prefix("bench: ")) {
             figures.add(text).with_context(|| format!("domain 0 printed {text:?}"))?;
         }
-        ensure_some(&figures.singles, "figures")?;
-        ensure_some(&figures.traffic, "figures of disk or network")?;
         Ok(figures)
     }
 
