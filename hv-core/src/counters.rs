@@ -110,13 +110,16 @@ fn description(name: fmt::Arguments<'_>) -> SysctlPerfcDesc {
 /// A counter that each domain has.
 type OfDomain = fn(&Domain) -> u64;
 
-/// Counters that are told for every domain; ticks are those of its own code.
-const OF_DOMAIN: [(&str, OfDomain); 5] = [
+/// Counters that are told for every domain; ticks are those of its own code. The last two are no counts of events but what
+/// it has now.
+const OF_DOMAIN: [(&str, OfDomain); 7] = [
     ("ticks", |domain| domain.vcpus().map(|vcpu| vcpu.own_ticks.load(Ordering::Relaxed)).sum()),
     ("events sent", |domain| domain.event_channels.counters.events_sent.load(Ordering::Relaxed)),
     ("grant copies", |domain| domain.grant_table.counters.copies.load(Ordering::Relaxed)),
     ("bytes copied", |domain| domain.grant_table.counters.bytes_copied.load(Ordering::Relaxed)),
     ("grant maps", |domain| domain.grant_table.counters.maps.load(Ordering::Relaxed)),
+    ("grants mapped", |domain| u64::from(domain.grant_table.mappings())),
+    ("maptrack frames", |domain| u64::from(domain.grant_table.maptrack_frames())),
 ];
 
 /// Tells `visit` every counter, until it says that it has had enough.

@@ -114,6 +114,12 @@ impl GrantTable {
     pub fn mappings(&self) -> u32 {
         self.maptrack.lock().used()
     }
+
+    /// Frames of the hypervisor's in which the domain's mappings are recorded. They stay with the domain until it dies:
+    /// one that had many mappings at a time will have as many again.
+    pub fn maptrack_frames(&self) -> u32 {
+        self.maptrack.lock().frames()
+    }
 }
 
 const fn at_most(wanted: u32, most: u32) -> u32 {

@@ -5,8 +5,11 @@ use crate::prompt::Prompt;
 /// Free memory, domains, and all of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
-    /// Pages that no domain has.
+    /// Pages that no domain has, and those in which the hypervisor records what domain 0 has mapped: these are free as
+    /// far as guests go, and as many as there ever were mappings at a time.
     pub free_pages: u64,
+    /// Grants of others that domain 0 has mapped.
+    pub mapped: u64,
     /// Number and name of each domain.
     pub domains: Vec<(u16, String)>,
     /// The store, drawn as a tree.
@@ -21,8 +24,11 @@ impl Ledger {
     /// If domain 0 does not tell.
     #[track_caller]
     pub fn of(dom0: &mut Prompt) -> Self {
+        let counters = dom0.succeed("perf");
+        let free_pages = number(&dom0.succeed("info"), "free_pages");
         Self {
-            free_pages: number(&dom0.succeed("info"), "free_pages"),
+            free_pages: free_pages + counter(&counters, "domain 0 maptrack frames"),
+            mapped: counter(&counters, "domain 0 grants mapped"),
             domains: domains(&dom0.succeed("list")),
             store: dom0.succeed("store ls"),
         }
@@ -62,7 +68,8 @@ impl Ledger {
             let value = node.split_once(" = ").map_or("", |(_, value)| value);
             format!("/{} = {value}", path.join("/"))
         });
-        [format!("{} free pages", self.free_pages)].into_iter().chain(domains).chain(nodes).collect()
+        let numbers = [format!("{} free pages", self.free_pages), format!("{} grants mapped", self.mapped)];
+        numbers.into_iter().chain(domains).chain(nodes).collect()
     }
 }
 
@@ -76,6 +83,13 @@ pub fn number(info: &str, name: &str) -> u64 {
     let rows = info.lines().filter_map(|line| line.split_once(':'));
     let value = rows.filter(|(key, _)| key.trim() == name).find_map(|(_, value)| value.trim().parse().ok());
     value.unwrap_or_else(|| panic!("no number {name} in\n{info}"))
+}
+
+/// The value of a counter in what `perf` prints.
+fn counter(counters: &str, name: &str) -> u64 {
+    let values = counters.lines().filter_map(|line| line.trim_end().rsplit_once(' '));
+    let value = values.filter(|(key, _)| key.trim() == name).find_map(|(_, value)| value.parse().ok());
+    value.unwrap_or_else(|| panic!("no counter {name} in\n{counters}"))
 }
 
 /// Number and name of each domain in what `list` prints.
@@ -94,6 +108,8 @@ mod tests {
             number("free_memory            : 888\nfree_pages             : 227400\n", "free_pages"),
             227400
         );
+        let counters = "idle ticks                        5\ndomain 0 grants mapped           17\n";
+        assert_eq!(counter(counters, "domain 0 grants mapped"), 17);
         let list = "Name      ID   Mem VCPUs\tState\tTime(s)\nDomain-0   0   128     1     r-----       0.2\na  12 64 1 r 0\n";
         assert_eq!(domains(list), [(0, "Domain-0".to_owned()), (12, "a".to_owned())]);
     }
@@ -102,13 +118,14 @@ mod tests {
     fn a_difference_names_what_came_and_went() {
         let before = Ledger {
             free_pages: 5,
+            mapped: 0,
             domains: Vec::new(),
             store: "a = \"\"\n b = \"1\"\nc = \"\"\n".to_owned(),
         };
         assert_eq!(before.difference(&before.clone()), "");
         let store = "a = \"\"\nc = \"\"\n b = \"1\"\n".to_owned();
-        let after = Ledger { free_pages: 4, domains: vec![(1, "x".to_owned())], store };
-        let expected = "- 5 free pages\n- /a/b = \"1\"\n+ 4 free pages\n+ domain 1 x\n+ /c/b = \"1\"\n";
+        let after = Ledger { free_pages: 4, mapped: 2, domains: vec![(1, "x".to_owned())], store };
+        let expected = "- 5 free pages\n- 0 grants mapped\n- /a/b = \"1\"\n+ 4 free pages\n+ 2 grants mapped\n+ domain 1 x\n+ /c/b = \"1\"\n";
         assert_eq!(before.difference(&after), expected);
     }
 }

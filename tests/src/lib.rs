@@ -10,7 +10,6 @@
 //! loopback; [`service`] has the peers. Tests that fail panic with what was on the console.
 
 pub mod dom0;
-pub mod initramfs;
 pub mod kernel;
 pub mod ledger;
 pub mod pattern;
@@ -18,9 +17,11 @@ pub mod program;
 pub mod prompt;
 pub mod report;
 pub mod service;
+pub mod stock;
 
 pub use dom0::Dom0;
 pub use kernel::Kernel;
 pub use ledger::Ledger;
 pub use prompt::Prompt;
 pub use report::Report;
+pub use stock::Stock;

@@ -1,23 +1,16 @@
 //! Guests with several virtual CPUs: a stock Linux brings them up, works on all of them, takes them down and up again,
 //! and ends cleanly.
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
-use tests::initramfs::Initramfs;
-use tests::{Dom0, Ledger};
-use xtask::build::path_in;
-use xtask::linux;
+use tests::{Ledger, Stock};
+use xtask::linux::Kernel;
 
 /// How long a kernel may take to boot and to do what it is told.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// The first program: what it says is compared word by word.
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin
-mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
+/// What the guest does; what it says is compared word by word.
+const SCRIPT: &str = r#"
 cpus=/sys/devices/system/cpu
 last=$(($(nproc) - 1))
 on() { mask=$(printf %x $((1 << $1))); shift; taskset $mask "$@" > /dev/null; }
@@ -50,31 +43,7 @@ for round in 1 2 3; do
 done
 echo "online again $(cat $cpus/online)"
 echo "steal $(awk '$1 == "cpu" { print ($9 >= 0) ? "told" : "odd" }' /proc/stat)"
-dmesg | grep -E 'WARNING|BUG|Call Trace|stalls on|stall on|lockup|Oops' && echo "the kernel complains"
-echo "all done"
-poweroff -f
 "#;
-
-/// The directory with the stock kernel; nothing, with a message, if it could not be had.
-fn stock() -> Option<std::path::PathBuf> {
-    match path_in(linux::VARIABLE) {
-        Ok(directory) => Some(directory),
-        Err(error) => {
-            assert!(std::env::var_os("CI").is_none(), "no stock Linux on a build server: {error}");
-            eprintln!("skipped: {error}");
-            None
-        }
-    }
-}
-
-fn dom0_with(directory: &Path) -> Dom0 {
-    let file = |name: &str| fs::read(directory.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let directories = ["bin", "sbin", "proc", "sys", "dev"];
-    let initramfs = directories.iter().fold(Initramfs::new(), |all, name| all.directory(name));
-    let initramfs =
-        initramfs.program("init", INIT.as_bytes()).program("bin/busybox", &file(linux::BUSYBOX)).finish();
-    Dom0::new().words("dom0_mem=256M").file("vmlinuz", file(linux::KERNEL)).file("initrd", initramfs)
-}
 
 /// What sysfs calls CPUs 0 to `count` - 1.
 fn list(count: u32) -> String {
@@ -83,18 +52,16 @@ fn list(count: u32) -> String {
 
 /// A Linux with `vcpus` virtual CPUs on a machine with `processors`.
 fn works_with(vcpus: u32, processors: u32) {
-    let Some(directory) = stock() else { return };
-    let dom0 =
-        dom0_with(&directory).with(move |machine| machine.processors(processors).time_limit(LIMIT * 2));
+    let Some(stock) = Stock::find(Kernel::Cloud61) else { return };
+    let dom0 = stock.dom0_with_script(SCRIPT);
+    let dom0 = dom0.with(move |machine| machine.processors(processors).time_limit(LIMIT * 2));
     let mut dom0 = dom0.start();
     // What domain 0 keeps for later guests is in the books before it is counted.
     dom0.succeed("create first");
     dom0.succeed("guest-run first info");
     dom0.succeed("destroy first");
     let before = Ledger::of(&mut dom0);
-    let create = format!(
-        "create linux memory=192 vcpus={vcpus} kernel=vmlinuz ramdisk=initrd cmdline=\"console=hvc0 loglevel=1 forks=12\""
-    );
+    let create = stock.create("linux", &format!("vcpus={vcpus}"), "loglevel=1 forks=12");
     dom0.run_within(&create, LIMIT);
     dom0.wait_until_gone("linux");
     let said = dom0.succeed("console linux --tail 200");
@@ -113,8 +80,7 @@ fn works_with(vcpus: u32, processors: u32) {
     ];
     let from = said.iter().position(|line| *line == expected[0]).unwrap_or_else(|| panic!("{said:#?}"));
     assert_eq!(said.get(from..from + expected.len()), Some(&expected.each_ref().map(String::as_str)[..]));
-    let after = Ledger::of(&mut dom0);
-    assert_eq!(after, before);
+    before.expect_same(&mut dom0, "a guest of several CPUs");
 }
 
 #[test]

@@ -18,6 +18,8 @@ use crate::consent::Consent;
 use crate::progress;
 use crate::version::Version;
 
+pub mod backports;
+
 /// Package lists older than this are refreshed first: mirrors drop superseded versions.
 const LISTS_STALE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest wait for `apt-get update`, in seconds.
@@ -141,6 +143,14 @@ impl Apt {
         let mut update = self.privileged(UPDATE_LIMIT_SECONDS);
         update.args(&self.options).args(["--quiet", "--quiet", "update"]);
         command::run(&mut update).context("the package lists could not be refreshed")
+    }
+
+    /// Downloads packages as files into a directory; nothing is installed and no rights are needed. What the files are is
+    /// for `dpkg-deb` to say.
+    pub fn download(&self, packages: &[&str], directory: &Path) -> Result<()> {
+        let mut download = Command::new(&self.apt_get);
+        download.args(&self.options).args(["--quiet", "--quiet", "download"]).args(packages);
+        command::text(download.current_dir(directory)).map(drop)
     }
 
     /// What apt knows about its indexes: one line in `format` for each index that matches all `filters`.

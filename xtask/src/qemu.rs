@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command;
 use crate::consent::Consent;
-use crate::packages::{Apt, Plan, Request};
+use crate::packages::{Apt, Plan, Request, backports};
 use crate::progress;
 use crate::scratch::Scratch;
 use crate::version::Version;
@@ -25,7 +25,6 @@ const OLDEST: Version = Version::new(8, 0);
 const PACKAGE: &str = "qemu-system-x86";
 const REQUEST: Request<'static> =
     Request { packages: &[PACKAGE], reason: "QEMU 8 or newer, which Weir runs in," };
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Makes sure that QEMU is installed and new enough.
 pub fn ensure(consent: Consent) -> Result<()> {
@@ -98,60 +97,13 @@ fn codename(os_release: &str) -> Option<&str> {
 
 fn install_from_backports(apt: &Apt, configuration: &Path, consent: Consent) -> Result<()> {
     let scratch = Scratch::create(&std::env::temp_dir(), "weir-apt")?;
-    let private = backports(apt, configuration, &scratch)?;
+    let private = backports::apt(apt, configuration, &scratch)?;
     private.update()?;
     let plan = private.plan(REQUEST.packages)?;
     if matches!(plan, Plan::Installs(_)) && !is_new_enough(&plan) {
         bail!("bookworm-backports {} too; please install QEMU {OLDEST} or newer by hand", offered(&plan));
     }
     private.carry_out(REQUEST, plan, consent)
-}
-
-/// An apt that reads this system's sources and bookworm-backports, with all its files in `scratch`.
-fn backports(apt: &Apt, configuration: &Path, scratch: &Scratch) -> Result<Apt> {
-    let parts = scratch.join("parts");
-    let lists = scratch.join("lists");
-    fs::create_dir_all(&parts)?;
-    fs::create_dir_all(lists.join("partial"))?;
-    copy_sources(configuration, &parts).context("cannot copy the list of package sources")?;
-    let line = format!("deb [signed-by={KEYRING}] {} bookworm-backports main\n", mirror(apt)?);
-    fs::write(parts.join("weir-backports.list"), line)?;
-    let options = [
-        "--option".to_owned(),
-        format!("Dir::Etc::SourceParts={}", parts.display()),
-        "--option".to_owned(),
-        "Dir::Etc::SourceList=/dev/null".to_owned(),
-        "--option".to_owned(),
-        format!("Dir::State::Lists={}", lists.display()),
-        // For `update` this is only a preference and does no harm.
-        "--target-release".to_owned(),
-        "bookworm-backports".to_owned(),
-    ];
-    Ok(apt.with(&lists, options))
-}
-
-fn copy_sources(configuration: &Path, parts: &Path) -> Result<()> {
-    let single = configuration.join("sources.list");
-    if single.exists() {
-        fs::copy(&single, parts.join("sources.list"))?;
-    }
-    let Ok(entries) = fs::read_dir(configuration.join("sources.list.d")) else {
-        return Ok(());
-    };
-    for entry in entries {
-        let path = entry?.path();
-        if path.extension().is_some_and(|kind| kind == "list" || kind == "sources") {
-            fs::copy(&path, parts.join(path.file_name().unwrap_or_default()))?;
-        }
-    }
-    Ok(())
-}
-
-/// The address this system fetches bookworm's packages from.
-fn mirror(apt: &Apt) -> Result<String> {
-    let targets = apt.index_targets(&["Created-By: Packages", "Codename: bookworm"], "$(REPO_URI)")?;
-    let first = targets.lines().next().map(str::trim).filter(|uri| !uri.is_empty());
-    first.map(str::to_owned).context("apt knows no source of bookworm's packages")
 }
 
 /// The UEFI firmware for virtual machines: its code, and a template of its variables.

@@ -2,8 +2,8 @@
 //!
 //! The second kind finds what it needs through the environment: `WEIR_IMAGE`, `WEIR_DOM0`, `WEIR_GUEST` (the three
 //! programs), `WEIR_SELFTEST`, `WEIR_HOSTILE`, `WEIR_NONSENSE` (kernels of the tests' own), `WEIR_ISO` (a disc of the three
-//! that ends QEMU with a status), `WEIR_PROFILER` and `WEIR_PROFILER_PLUGIN` (what counts instructions) and `WEIR_WORK` (a
-//! directory for their own files).
+//! that ends QEMU with a status), `WEIR_PROFILER` and `WEIR_PROFILER_PLUGIN` (what counts instructions), `WEIR_LINUX` (a
+//! directory with stock kernels, as far as there are any) and `WEIR_WORK` (one for their own files).
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -84,12 +84,12 @@ fn qemu_tests(workspace: &Workspace, options: &Options, consent: Consent) -> Res
         .envs(profiler.environment())
         .env("WEIR_ISO", &disc)
         .env("WEIR_WORK", &work);
-    match linux::ensure(workspace) {
-        Ok(directory) => {
-            command.env(linux::VARIABLE, directory);
+    for kernel in linux::Kernel::ALL {
+        if let Err(error) = linux::ensure(workspace, kernel) {
+            progress::stage(format_args!("tests with Linux {} are skipped: {error:#}", kernel.name()));
         }
-        Err(error) => progress::stage(format_args!("tests of a stock Linux are skipped: {error:#}")),
     }
+    command.env(linux::VARIABLE, linux::directory(workspace));
     Ok(command)
 }
 

@@ -180,4 +180,12 @@ impl Maptrack {
     pub fn used(&self) -> u32 {
         self.used
     }
+
+    /// Frames with entries, and the one that lists them.
+    pub fn frames(&self) -> u32 {
+        match self.directory {
+            Some(_) => 1 + self.untouched.div_ceil(BUCKET as u32),
+            None => 0,
+        }
+    }
 }

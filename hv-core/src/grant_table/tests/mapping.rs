@@ -1,6 +1,7 @@
 //! Mapping: what goes into page tables and what is refused.
 
 use super::*;
+use crate::frame_allocator::free_frames;
 use crate::test_support::{begin_to_die, machine_of};
 use hypercall_abi::grant_table::{
     GNTMAP_CONTAINS_PTE, GNTST_BAD_DOMAIN, GNTST_BAD_GNTREF, GNTST_BAD_PAGE, GNTST_GENERAL_ERROR,
@@ -20,6 +21,26 @@ fn a_device_mapping_pins_the_frame_and_touches_no_table() {
     assert_eq!(unmap(&grantee, op.handle, 0, op.dev_bus_addr), GNTST_OKAY);
     assert_eq!((type_of(frame), references(frame)), (FrameType::None, 1));
     assert_eq!(domain_flushes(), flushes, "no TLB can know of it");
+    check_balance(&[&granter, &grantee]);
+}
+
+#[test]
+fn the_frames_that_mappings_take_are_counted_and_kept() {
+    let _machine = machine_of(256);
+    let (granter, grantee) = two_guests();
+    let frame = grant_new(&granter, 9, GRANTEE, 0);
+    let table = &grantee.domain().grant_table;
+    assert_eq!(table.maptrack_frames(), 0);
+    let map_again = || map_well(&grantee, GRANTER, 9, DEVICE, 0).handle;
+    let mut handles = vec![map_again()];
+    assert_eq!(table.maptrack_frames(), 2, "entries and what lists them");
+    let free = free_frames();
+    handles.extend((0..200).map(|_| map_again()));
+    assert_eq!((table.maptrack_frames(), free_frames()), (3, free - 1));
+    for handle in handles {
+        assert_eq!(unmap(&grantee, handle, 0, frame.physical_address()), GNTST_OKAY);
+    }
+    assert_eq!((table.maptrack_frames(), free_frames()), (3, free - 1));
     check_balance(&[&granter, &grantee]);
 }
 

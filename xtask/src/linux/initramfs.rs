@@ -1,4 +1,14 @@
 //! A Linux initial file system: a cpio archive of the "newc" kind, not packed.
+//!
+//! [`for_root_disk`] makes one that does what a distribution's does for a paravirtual guest: loads the modules and goes
+//! on with the first program on the disk.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::Files;
 
 /// An archive in the making.
 #[derive(Default)]
@@ -12,6 +22,46 @@ const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 /// The entry that ends the archive.
 const TRAILER: &str = "TRAILER!!!";
+/// Where modules lie in the archive; each name begins with its place in the order.
+const MODULES: &str = "modules";
+/// The first program: loads the modules, waits for the disk that the command line names (`root=`, by default the first),
+/// and goes on with the first program there (`init=`, as for any Linux).
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc none /proc; mount -t devtmpfs none /dev
+root=/dev/xvda init=/sbin/init mode=rw
+for word in $(cat /proc/cmdline); do
+    case $word in
+        root=*) root=${word#*=};;
+        init=*) init=${word#*=};;
+        ro) mode=ro;;
+    esac
+done
+echo "starting with Linux $(uname -r)"
+for module in /modules/*; do insmod $module || echo "$module cannot be loaded"; done
+tries=0
+while ! [ -b $root ] && [ $tries -lt 200 ]; do usleep 50000; tries=$((tries + 1)); done
+if mount -t ext4 -o $mode $root /root; then
+    umount /proc
+    mount -o move /dev /root/dev
+    exec switch_root /root $init
+fi
+echo "no file system on $root"
+poweroff -f
+"#;
+
+/// The archive with which a kernel goes on from the file system on a disk.
+pub fn for_root_disk(kernel: &Files, busybox: &Path) -> Result<Vec<u8>> {
+    let directories = ["bin", "proc", "dev", "root", MODULES];
+    let archive = directories.iter().fold(Initramfs::new(), |all, name| all.directory(name));
+    let archive = archive.program("init", INIT.as_bytes()).program("bin/busybox", &read(busybox)?);
+    Ok(archive.modules(MODULES, kernel)?.finish())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
 
 impl Initramfs {
     /// An archive without entries.
@@ -29,6 +79,14 @@ impl Initramfs {
     #[must_use]
     pub fn program(self, path: &str, content: &[u8]) -> Self {
         self.entry(path, PROGRAM, content)
+    }
+
+    /// Adds a kernel's modules to a directory that is there; their names sort in the order in which they are loaded.
+    pub fn modules(self, directory: &str, kernel: &Files) -> Result<Self> {
+        kernel.modules().iter().enumerate().try_fold(self, |archive, (index, path)| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            Ok(archive.program(&format!("{directory}/{index}-{name}"), &read(path)?))
+        })
     }
 
     /// The archive.
