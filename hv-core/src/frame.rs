@@ -28,7 +28,7 @@ pub use memory::DomainMemory;
 pub use release::{Progress, give_up, release_some};
 pub(crate) use release::{give_possessed, take_possessed};
 pub use state::{FrameState, FrameType, MAX_REFERENCES, MAX_TYPED};
-pub use table::{FrameInfo, info};
+pub use table::{FrameInfo, METADATA_BYTES, info};
 
 #[cfg(not(target_os = "none"))]
 pub(crate) use table::HostTables;

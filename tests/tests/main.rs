@@ -13,5 +13,6 @@ mod linux;
 mod network;
 mod nonsense;
 mod processors;
+mod peer;
 mod prompt;
 mod toolstack;

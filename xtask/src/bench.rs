@@ -1,11 +1,13 @@
-//! `cargo xtask bench`: what hypercalls, requests and packets cost, counted in a machine of its own.
+//! `cargo xtask bench`: what things cost, counted in machines of their own: `micro` hypercalls, requests and packets,
+//! [`guest`] all that a stock Linux does.
 //!
-//! Domain 0 does the measuring (its commands `bench micro` and `bench traffic`); here a machine that counts instructions is started for it,
-//! what it prints is read, and shown beside the goals. The machine's disk is empty and its network leads nowhere; nothing
-//! of the user's is touched.
+//! For `micro`, domain 0 does the measuring (its commands `bench micro` and `bench traffic`); here a machine that counts
+//! instructions is started for it, what it prints is read, and shown beside the goals. The machine's disk is empty and
+//! its network leads nowhere; nothing of the user's is touched.
 
 mod figures;
 mod goals;
+mod guest;
 mod profile;
 mod table;
 
@@ -63,6 +65,8 @@ enum Kind {
         #[arg(long)]
         lines: bool,
     },
+    /// Instructions of what a stock Linux does: bare, on Weir, and on Debian's Xen.
+    Guest(guest::Options),
 }
 
 /// Measures; returns whether all was measured and, if asked for, twice the same.
@@ -79,6 +83,7 @@ pub fn bench(workspace: &Workspace, options: &Options, consent: Consent) -> Resu
             print!("{}", profile.table);
             Ok(true)
         }
+        Kind::Guest(options) => guest::bench(workspace, &images, options, consent),
     }
 }
 
@@ -97,6 +102,11 @@ fn micro(images: &Images, scratch: &Scratch, json: bool, twice: bool) -> Result<
 /// One run; the lines that domain 0 printed.
 fn run(machine: Machine) -> Result<Vec<String>> {
     progress::stage("measuring; this takes some seconds");
+    run_to_end(&machine).map(|(lines, _)| lines)
+}
+
+/// Runs a machine until it ends: the lines that domain 0's commands printed, and all that was printed.
+fn run_to_end(machine: &Machine) -> Result<(Vec<String>, String)> {
     let mut running = machine.spawn()?;
     let mut frames = Frames::new();
     let mut lines = Vec::new();
@@ -104,7 +114,9 @@ fn run(machine: Machine) -> Result<Vec<String>> {
         match running.next_line() {
             Ok(line) => {
                 if let Line::Output(text) = frames.next(&line) {
-                    progress::detail(&text);
+                    if text.starts_with(figures::START) {
+                        progress::detail(&text);
+                    }
                     lines.push(text);
                 }
             }
@@ -114,7 +126,7 @@ fn run(machine: Machine) -> Result<Vec<String>> {
     if ending != Ending::Exited(Exit::Debug(exec::ALL_SUCCEEDED)) {
         bail!("nothing was measured: {ending}\n{}", running.context());
     }
-    Ok(lines)
+    Ok((lines, running.transcript()))
 }
 
 /// A machine in which domain 0 executes a command and ends.

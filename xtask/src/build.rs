@@ -18,6 +18,8 @@ pub const PACKAGES: [&str; 3] = ["hv-core", "dom0-backend", "guest-frontend"];
 pub const TEST_PACKAGES: [&str; 2] = ["pv-runtime", "test-kernels"];
 /// The package of the plugin for QEMU that counts instructions, and of the program that shows what it counted.
 const PROFILER: &str = "instruction-profile";
+/// The package with the first program of a stock Linux that is measured.
+pub const BENCH_PACKAGES: [&str; 1] = ["linux-bench"];
 /// Those kernels: the environment variable that names each to the tests, and its file.
 const TEST_KERNELS: [(&str, &str); 3] =
     [("WEIR_SELFTEST", "selftest"), ("WEIR_HOSTILE", "hostile"), ("WEIR_NONSENSE", "nonsense")];
@@ -118,6 +120,14 @@ pub fn build_profiler(workspace: &Workspace) -> Result<Profiler> {
     let (plugin, program) = (directory.join("libinstruction_profile.so"), directory.join(PROFILER));
     ensure_made("plugin", &plugin)?;
     Ok(Profiler { plugin, program })
+}
+
+/// Builds the program that measures a stock Linux from inside; its file.
+pub fn build_linux_bench(workspace: &Workspace) -> Result<PathBuf> {
+    progress::stage("building what runs in a stock Linux");
+    let program = compile(workspace, &BENCH_PACKAGES)?.join("linux-bench");
+    ensure_made("program", &program)?;
+    Ok(program)
 }
 
 /// Compiles the programs of these packages; returns the directory they are in.

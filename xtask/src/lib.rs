@@ -8,7 +8,7 @@
 //! - *what is made*: [`build`] (three images), [`archive`] and [`bundle`] (what the machine boots from), [`disk`],
 //!   [`image`] (an ISO file);
 //! - *what is done with it*: [`machine`] starts QEMU and talks to its serial console, [`boot`] knows how our kernels
-//!   are started, [`exec`] understands what domain 0 prints around each command; [`run`], [`mod@bench`], [`check`] and [`mod@test`]
+//!   are started, [`peer`] is Debian's Xen for comparison, [`exec`] understands what domain 0 prints around each command; [`run`], [`mod@bench`], [`check`] and [`mod@test`]
 //!   are the commands on top.
 //!
 //! The integration tests drive QEMU through the very same [`machine`].
@@ -28,6 +28,7 @@ pub mod image;
 pub mod linux;
 pub mod machine;
 pub mod packages;
+pub mod peer;
 pub mod progress;
 pub mod qemu;
 pub mod run;

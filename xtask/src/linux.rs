@@ -17,7 +17,7 @@ use crate::scratch::Scratch;
 use crate::workspace::Workspace;
 
 pub mod initramfs;
-mod package;
+pub mod package;
 pub mod programs;
 pub mod root_disk;
 

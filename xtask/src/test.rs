@@ -20,6 +20,7 @@ use crate::command;
 use crate::consent::Consent;
 use crate::image;
 use crate::linux;
+use crate::peer;
 use crate::progress;
 use crate::qemu::Uefi;
 use crate::setup;
@@ -90,6 +91,12 @@ fn qemu_tests(workspace: &Workspace, options: &Options, consent: Consent) -> Res
         }
     }
     command.env(linux::VARIABLE, linux::directory(workspace));
+    match peer::ensure(workspace, consent) {
+        Ok(files) => {
+            command.env(peer::VARIABLE, files.directory());
+        }
+        Err(error) => progress::stage(format_args!("tests with Debian's Xen are skipped: {error:#}")),
+    }
     Ok(command)
 }
 

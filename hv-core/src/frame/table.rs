@@ -18,6 +18,11 @@ pub struct FrameInfo {
 
 const _: () = assert!(size_of::<FrameInfo>() == 16);
 
+/// Bytes that the hypervisor keeps for each frame of memory, in both tables.
+pub const METADATA_BYTES: usize = size_of::<FrameInfo>() + size_of::<AtomicU64>();
+
+const _: () = assert!(METADATA_BYTES <= 24);
+
 impl FrameInfo {
     /// The state as it is now.
     #[inline]

@@ -9,6 +9,9 @@ use anyhow::{Context, Result};
 
 use super::ensure_some;
 
+/// What each such line begins with.
+pub const START: &str = "bench: ";
+
 /// What is missing where no traffic was measured.
 const TRAFFIC: &str = "figures of disk or network";
 
@@ -66,7 +69,7 @@ impl Figures {
 
     fn parse(lines: &[String]) -> Result<Self> {
         let mut figures = Self::default();
-        for text in lines.iter().filter_map(|line| line.strip_prefix("bench: ")) {
+        for text in lines.iter().filter_map(|line| line.strip_prefix(START)) {
             figures.add(text).with_context(|| format!("domain 0 printed {text:?}"))?;
         }
         Ok(figures)
@@ -89,6 +92,15 @@ impl Figures {
         }
         Ok(())
     }
+}
+
+/// Single figures among what was printed; other lines are passed over.
+pub fn singles(lines: &[String]) -> Result<Vec<Single>> {
+    let mut figures = Figures::default();
+    for text in lines.iter().filter_map(|line| line.trim_end().strip_prefix(START)) {
+        figures.add(text).with_context(|| format!("the guest printed {text:?}"))?;
+    }
+    Ok(figures.singles)
 }
 
 #[cfg(test)]

@@ -27,7 +27,8 @@ fn single_line(Single { name, ticks }: &Single) -> String {
     line.trim_end().to_owned() + "\n"
 }
 
-fn verdict(met: Option<bool>) -> &'static str {
+/// What is said of a goal, if there is one.
+pub(super) fn verdict(met: Option<bool>) -> &'static str {
     match met {
         Some(false) => "  missed",
         Some(true) => "  met",
@@ -99,7 +100,7 @@ fn traffic_json(traffic: &Traffic) -> String {
 }
 
 /// A JSON string; names are plain text, so that only quotes and backslashes matter.
-fn string(text: &str) -> String {
+pub(super) fn string(text: &str) -> String {
     let plain: String = text.chars().filter(|character| !character.is_control()).collect();
     format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\""))
 }

@@ -3,8 +3,9 @@
 //! [`for_root_disk`] makes one that does what a distribution's does for a paravirtual guest: loads the modules and goes
 //! on with the first program on the disk.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -20,6 +21,7 @@ pub struct Initramfs {
 /// Kinds of entries and their permissions, as in `stat`.
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
+const LINK: u32 = 0o120_777;
 /// The entry that ends the archive.
 const TRAILER: &str = "TRAILER!!!";
 /// Where modules lie in the archive; each name begins with its place in the order.
@@ -89,6 +91,30 @@ impl Initramfs {
         })
     }
 
+    /// Adds a symbolic link to `target`.
+    #[must_use]
+    pub fn link(self, path: &str, target: &str) -> Self {
+        self.entry(path, LINK, target.as_bytes())
+    }
+
+    /// Adds everything below a directory of this computer, in the order of the names; every file can be run.
+    pub fn tree(self, directory: &Path) -> Result<Self> {
+        let mut found = BTreeMap::new();
+        list(directory, Path::new(""), &mut found)?;
+        found.into_iter().try_fold(self, |archive, (path, place)| {
+            let name = path.to_string_lossy();
+            let context = || format!("cannot read {}", place.display());
+            let kind = fs::symlink_metadata(&place).with_context(context)?;
+            Ok(if kind.is_dir() {
+                archive.directory(&name)
+            } else if kind.is_symlink() {
+                archive.link(&name, &fs::read_link(&place).with_context(context)?.to_string_lossy())
+            } else {
+                archive.program(&name, &fs::read(&place).with_context(context)?)
+            })
+        })
+    }
+
     /// The archive.
     pub fn finish(self) -> Vec<u8> {
         self.entry(TRAILER, 0, b"").bytes
@@ -116,9 +142,34 @@ impl Initramfs {
     }
 }
 
+/// All that is below `directory`: its path from there, and where it is.
+fn list(directory: &Path, path: &Path, found: &mut BTreeMap<PathBuf, PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))? {
+        let entry = entry?;
+        let inner = path.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            list(&entry.path(), &inner, found)?;
+        }
+        found.insert(inner, entry.path());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn a_tree_comes_with_its_directories_first_and_its_links() {
+        let scratch = Scratch::create(&std::env::temp_dir(), "weir-tree").unwrap();
+        fs::create_dir_all(scratch.join("a/b")).unwrap();
+        fs::write(scratch.join("a/b/file"), "content").unwrap();
+        std::os::unix::fs::symlink("b/file", scratch.join("a/link")).unwrap();
+        let tree = Initramfs::new().tree(scratch.path()).unwrap().finish();
+        let by_hand = Initramfs::new().directory("a").directory("a/b").program("a/b/file", b"content");
+        assert!(tree == by_hand.link("a/link", "b/file").finish());
+    }
 
     #[test]
     fn entries_are_aligned_and_end_with_the_trailer() {

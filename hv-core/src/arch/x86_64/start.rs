@@ -108,7 +108,12 @@ fn set_up_memory(info: &BootInfo) {
     memory_op::set_machine_memory_map(map);
     descriptor_tables::set_up(stacks);
     let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-    log::info!("{} MiB of memory, {} MiB free", total >> 20, frame_allocator::free_frames() >> 8);
+    log::info!(
+        "{} MiB of memory, {} MiB free, {} bytes of metadata for each frame",
+        total >> 20,
+        frame_allocator::free_frames() >> 8,
+        frame::METADATA_BYTES
+    );
 }
 
 /// Gives the frame table everything but the image, the modules and what `early` has taken.
