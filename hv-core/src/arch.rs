@@ -15,6 +15,7 @@ mod x86_64 {
     pub mod io_apic;
     pub mod local_apic;
     pub mod msi;
+    pub mod own_registers;
     pub mod paging;
     pub mod port;
     pub mod power;
@@ -27,15 +28,19 @@ mod x86_64 {
 #[cfg(target_os = "none")]
 pub use x86_64::{
     clock, cpu,
-    descriptor_tables::segment_base_of,
-    fpu::{FpuState, apply_task_switched, restore as fpu_restore},
+    fpu::{
+        apply_task_switched, components as kept_components, mxcsr_mask, restore as fpu_restore,
+        switch_to as fpu_switch_to,
+    },
     guest_memory, io_apic, local_apic, msi,
+    own_registers::{available_control4, load as load_own_registers, take_debug_status},
     paging::machine_to_physical_extent,
     port, power, serial,
-    start::cpuid,
+    start::{cpuid, physical_address_bits as machine_address_bits},
     switch::{
         enter_kernel_mode, enter_user_mode, fault_address, forget, load_descriptor_tables, load_page_tables,
-        load_segment_bases, store_segment_bases, store_selectors,
+        load_segment_bases, load_user_gs, set_fs_base, set_kernel_gs_base, store_segment_bases,
+        store_selectors,
     },
     tlb,
 };

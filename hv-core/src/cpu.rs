@@ -4,7 +4,9 @@
 //! [`crate::arch::cpu::this_cpu`] finds the one the code runs on. Fields that other CPUs touch are atomics or
 //! locked, so a reference to any CPU may be held anywhere.
 
-use crate::{domain::Domain, scheduler::CpuSchedule, time::CpuTimers, vcpu::Vcpu};
+use crate::{
+    domain::Domain, own_registers::LoadedRegisters, scheduler::CpuSchedule, time::CpuTimers, vcpu::Vcpu,
+};
 use core::{
     ptr,
     sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
@@ -30,6 +32,8 @@ pub struct Cpu {
     pub work: AtomicU32,
     /// The vCPU whose FPU state is in the registers; null when nobody's is.
     pub fpu_owner: AtomicPtr<Vcpu>,
+    /// Registers that vCPUs have their own values of, as they are now.
+    pub loaded: LoadedRegisters,
     /// TSC when it last went from a guest to the hypervisor or back, while ticks are accounted.
     pub crossed_at: AtomicU64,
     /// Its run queue.
@@ -94,6 +98,7 @@ impl Cpu {
             current: AtomicPtr::new(ptr::null_mut()),
             work: AtomicU32::new(0),
             fpu_owner: AtomicPtr::new(ptr::null_mut()),
+            loaded: LoadedRegisters::new(),
             crossed_at: AtomicU64::new(0),
             schedule: CpuSchedule::new(),
             timers: CpuTimers::new(),

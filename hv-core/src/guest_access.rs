@@ -4,7 +4,7 @@
 //! guest's address space, never into the hypervisor's range, and a fault on the way is an error and not an
 //! accident. What is read is a private copy.
 
-use crate::layout::is_hypervisor_address;
+use crate::{arch, layout::is_hypervisor_address, vcpu::Context};
 use hypercall_abi::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -67,6 +67,19 @@ pub fn write_element<T: IntoBytes + Immutable>(base: u64, index: u64, value: &T)
 fn element_address<T>(base: u64, index: u64) -> Result<u64, Errno> {
     let offset = index.checked_mul(size_of::<T>() as u64).ok_or(Errno::EFAULT)?;
     base.checked_add(offset).ok_or(Errno::EFAULT)
+}
+
+/// Does something in the address space of the running guest's kernel, whichever of its two is in force.
+pub fn in_kernel_space<T>(context: &mut Context, act: impl FnOnce() -> T) -> T {
+    if context.in_kernel {
+        return act();
+    }
+    context.in_kernel = true;
+    arch::load_page_tables(context);
+    let result = act();
+    context.in_kernel = false;
+    arch::load_page_tables(context);
+    result
 }
 
 /// Neither end may lie in the hypervisor's range, and the range may not wrap; what lies between two good ends

@@ -19,7 +19,7 @@ use hypercall_abi::{
     },
     xen::{
         VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_PAE_EXTENDED_CR3,
-        VMASST_TYPE_RUNSTATE_UPDATE_FLAG,
+        VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VMASST_TYPE_WRITABLE_PAGETABLES,
     },
 };
 
@@ -68,7 +68,9 @@ pub fn callback_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallR
         CALLBACKTYPE_EVENT => caller.context.event_callback = callback,
         CALLBACKTYPE_FAILSAFE => caller.context.failsafe_callback = callback,
         CALLBACKTYPE_SYSCALL => caller.context.syscall_callback = callback,
-        CALLBACKTYPE_SYSCALL32 | CALLBACKTYPE_SYSENTER | CALLBACKTYPE_NMI => return Err(Errno::ENOSYS.into()),
+        CALLBACKTYPE_SYSCALL32 => caller.context.compatibility_callbacks.syscall = callback,
+        CALLBACKTYPE_SYSENTER => caller.context.compatibility_callbacks.sysenter = callback,
+        CALLBACKTYPE_NMI => return Err(Errno::ENOSYS.into()),
         _ => return Err(Errno::EINVAL.into()),
     }
     Ok(0)
@@ -83,7 +85,8 @@ pub fn stack_switch(caller: &mut Caller<'_>, arguments: &Arguments) -> Hypercall
     Ok(0)
 }
 
-/// `HYPERVISOR_set_segment_base(which, base)`.
+/// `HYPERVISOR_set_segment_base(which, base)`; the fourth kind is a selector, and gives user mode the base that it has. A
+/// selector that names nothing becomes null.
 ///
 /// # Errors
 /// `EINVAL` for a base that is not canonical or an unknown register.
@@ -94,17 +97,12 @@ pub fn set_segment_base(caller: &mut Caller<'_>, arguments: &Arguments) -> Hyper
         return Err(Errno::EINVAL.into());
     }
     match which {
-        SEGBASE_FS => caller.context.fs_base = base,
+        SEGBASE_FS => arch::set_fs_base(caller.context, base),
         SEGBASE_GS_USER => caller.context.gs_base_user = base,
-        SEGBASE_GS_KERNEL => caller.context.gs_base_kernel = base,
-        SEGBASE_GS_USER_SEL => {
-            caller.context.gs_base_user =
-                arch::segment_base_of(caller.context, base as u16).ok_or(Errno::EINVAL)?;
-            return Ok(0);
-        }
+        SEGBASE_GS_KERNEL => arch::set_kernel_gs_base(caller.context, base),
+        SEGBASE_GS_USER_SEL => arch::load_user_gs(caller.context, base as u16),
         _ => return Err(Errno::EINVAL.into()),
     }
-    arch::load_segment_bases(caller.context);
     Ok(0)
 }
 
@@ -118,24 +116,13 @@ pub fn fpu_taskswitch(caller: &mut Caller<'_>, arguments: &Arguments) -> Hyperca
     Ok(0)
 }
 
-/// Debug register 7: enable bits of the four breakpoints.
-const BREAKPOINT_ENABLES: u64 = 0xff;
-
 /// `HYPERVISOR_set_debugreg(register, value)`.
 ///
 /// # Errors
-/// `EINVAL` for a register that does not exist or an address in the hypervisor.
+/// As [`crate::debug_registers::DebugRegisters::write`].
 pub fn set_debugreg(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
-    let (register, value) = (arguments[0] as usize, arguments[1]);
-    match register {
-        0..=3 if value != 0 && !is_guest_code(value) => return Err(Errno::EINVAL.into()),
-        0..=3 | 6 => {}
-        // Hardware breakpoints are not switched between vCPUs yet: what would enable one is refused.
-        7 if value & BREAKPOINT_ENABLES == 0 => {}
-        7 => return Err(Errno::EOPNOTSUPP.into()),
-        _ => return Err(Errno::EINVAL.into()),
-    }
-    caller.context.debug_registers[register] = value;
+    caller.context.own.write_debug(arguments[0], arguments[1])?;
+    arch::load_own_registers(caller.context);
     Ok(0)
 }
 
@@ -144,15 +131,15 @@ pub fn set_debugreg(caller: &mut Caller<'_>, arguments: &Arguments) -> Hypercall
 /// # Errors
 /// `EINVAL` for a register that does not exist.
 pub fn get_debugreg(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
-    match arguments[0] {
-        register @ (0..=3 | 6 | 7) => Ok(caller.context.debug_registers[register as usize]),
-        _ => Err(Errno::EINVAL.into()),
-    }
+    caller.context.own.debug().read(arguments[0]).ok_or(Errno::EINVAL.into())
 }
 
-/// Assists that a 64-bit guest may turn on: the first two concern 32-bit guests and change nothing here.
-const ASSISTS: u64 =
-    1 << VMASST_TYPE_4GB_SEGMENTS | 1 << VMASST_TYPE_PAE_EXTENDED_CR3 | 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
+/// Assists that a 64-bit guest may turn on: the first two concern 32-bit guests and change nothing here, and page tables
+/// can always be written.
+pub const ASSISTS: u64 = 1 << VMASST_TYPE_4GB_SEGMENTS
+    | 1 << VMASST_TYPE_PAE_EXTENDED_CR3
+    | 1 << VMASST_TYPE_WRITABLE_PAGETABLES
+    | 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
 
 /// `HYPERVISOR_vm_assist(command, type)`.
 ///

@@ -9,17 +9,22 @@ use crate::{
     hypercall::{Arguments, Caller, HypercallResult},
     interrupt,
     pci_config::Function,
+    vcpu::PortBitmap,
 };
 use hypercall_abi::{
     Errno, PhysicalIrq,
     physdev::{
         MAP_PIRQ_TYPE_GSI, MAP_PIRQ_TYPE_MSI, MAP_PIRQ_TYPE_MSI_SEG, PHYSDEVOP_EOI,
         PHYSDEVOP_IRQ_STATUS_QUERY, PHYSDEVOP_MAP_PIRQ, PHYSDEVOP_PCI_DEVICE_ADD,
-        PHYSDEVOP_PCI_DEVICE_REMOVE, PHYSDEVOP_SET_IOPL, PHYSDEVOP_SETUP_GSI, PHYSDEVOP_UNMAP_PIRQ,
-        PhysdevEoi, PhysdevIrqStatusQuery, PhysdevMapPirq, PhysdevPciDevice, PhysdevPciDeviceAdd,
-        PhysdevSetIopl, PhysdevSetupGsi, PhysdevUnmapPirq, XENIRQSTAT_NEEDS_EOI,
+        PHYSDEVOP_PCI_DEVICE_REMOVE, PHYSDEVOP_SET_IOBITMAP, PHYSDEVOP_SET_IOPL, PHYSDEVOP_SETUP_GSI,
+        PHYSDEVOP_UNMAP_PIRQ, PhysdevEoi, PhysdevIrqStatusQuery, PhysdevMapPirq, PhysdevPciDevice,
+        PhysdevPciDeviceAdd, PhysdevSetIobitmap, PhysdevSetIopl, PhysdevSetupGsi, PhysdevUnmapPirq,
+        XENIRQSTAT_NEEDS_EOI,
     },
 };
+
+/// I/O ports there are.
+const MOST_PORTS: u32 = 1 << 16;
 
 /// `HYPERVISOR_physdev_op(command, argument)`.
 ///
@@ -34,6 +39,7 @@ pub fn physdev_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallRe
         }
         PHYSDEVOP_IRQ_STATUS_QUERY => status(argument)?,
         PHYSDEVOP_SET_IOPL => set_privilege_level(caller, guest_access::read(argument)?)?,
+        PHYSDEVOP_SET_IOBITMAP => set_port_bitmap(caller, guest_access::read(argument)?)?,
         PHYSDEVOP_SETUP_GSI => set_up_line(caller, guest_access::read(argument)?)?,
         PHYSDEVOP_MAP_PIRQ => {
             let mut map: PhysdevMapPirq = guest_access::read(argument)?;
@@ -68,6 +74,15 @@ fn set_privilege_level(caller: &mut Caller<'_>, level: PhysdevSetIopl) -> Result
         return Err(Errno::EINVAL);
     }
     caller.context.io_privilege_level = level.iopl as u8;
+    Ok(())
+}
+
+/// Which ports the guest's user mode may try. The bitmap is read when it does; only its place is looked at here.
+fn set_port_bitmap(caller: &mut Caller<'_>, bitmap: PhysdevSetIobitmap) -> Result<(), Errno> {
+    if bitmap.nr_ports > MOST_PORTS {
+        return Err(Errno::EINVAL);
+    }
+    caller.context.port_bitmap = PortBitmap { address: bitmap.bitmap, ports: bitmap.nr_ports };
     Ok(())
 }
 

@@ -1,14 +1,12 @@
 //! `HYPERVISOR_platform_op`: the control domain looks after the machine as a whole.
 
 use crate::{
-    arch::clock,
     guest_access,
     hypercall::{Arguments, Caller, HypercallResult},
-    machine::machine,
     time,
 };
 use hypercall_abi::{
-    DomainId, Errno,
+    Errno,
     platform::{PlatformOp, XENPF_INTERFACE_VERSION, XENPF_SETTIME64, XenpfSettime64},
 };
 
@@ -33,18 +31,13 @@ pub fn platform_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallR
     Ok(0)
 }
 
-/// Sets the wall clock, and tells every domain.
+/// Sets the wall clock.
 fn set_time(time: XenpfSettime64) -> Result<(), Errno> {
     if time.mbz != 0 || time.nsecs >= NANOSECONDS_PER_SECOND {
         return Err(Errno::EINVAL);
     }
     let wall_clock = time.secs.checked_mul(u64::from(NANOSECONDS_PER_SECOND)).ok_or(Errno::EINVAL)?;
     let at_zero = (wall_clock + u64::from(time.nsecs)).checked_sub(time.system_time).ok_or(Errno::EINVAL)?;
-    clock::set_wall_clock_at_zero(at_zero);
-    let mut next = DomainId(0);
-    while let Some(domain) = machine().domains.next_from(next) {
-        time::publish_wall_clock(&domain);
-        next = DomainId(domain.id.0 + 1);
-    }
+    time::set_wall_clock(at_zero);
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! read it, and only then is its address space in force.
 
 use crate::{
-    arch::{self, clock},
+    arch::clock,
     guest_access,
     vcpu::{Context, Vcpu, not_runnable},
 };
@@ -109,17 +109,9 @@ pub fn publish(vcpu: &Vcpu, context: &mut Context) {
     if address == 0 {
         return;
     }
-    // The area is in the kernel's address space; user mode's may not map it.
-    let was_in_kernel = core::mem::replace(&mut context.in_kernel, true);
-    if !was_in_kernel {
-        arch::load_page_tables(context);
-    }
     let marks = vcpu.domain().vm_assist.load(Ordering::Relaxed) & 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG != 0;
-    let _ = write(address, &vcpu.run_state.snapshot(), marks);
-    context.in_kernel = was_in_kernel;
-    if !was_in_kernel {
-        arch::load_page_tables(context);
-    }
+    // User mode's address space may not have the area.
+    let _ = guest_access::in_kernel_space(context, || write(address, &vcpu.run_state.snapshot(), marks));
 }
 
 /// Writes the area; with the update flag a reader on another vCPU can tell that it is being written.

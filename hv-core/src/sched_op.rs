@@ -68,9 +68,8 @@ fn poll(caller: &mut Caller<'_>, poll: SchedPoll) -> Result<(), Errno> {
         scheduler::resume(caller.vcpu, not_runnable::POLLING);
         return found.map(|_| ());
     }
-    if poll.timeout != 0 {
-        time::set_poll_deadline(caller.vcpu, poll.timeout);
-    }
+    // The deadline of an earlier poll that an event ended may still be set.
+    time::set_poll_deadline(caller.vcpu, if poll.timeout == 0 { time::NEVER } else { poll.timeout });
     Ok(())
 }
 
@@ -91,4 +90,40 @@ fn remote_shutdown(caller: &Caller<'_>, shutdown: SchedRemoteShutdown) -> Result
     let domain = caller.target(shutdown.domain_id)?;
     lifecycle::shut_down(&domain, shutdown.reason);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        arch::cpu::this_cpu,
+        test_support::{ARGUMENTS, Guest, machine_of, vcpu},
+    };
+
+    /// Has the guest poll no port at all until `timeout`, or for ever if it is zero.
+    fn poll_until(guest: &Guest, timeout: u64) {
+        guest.write_arguments(&[SchedPoll { timeout, ..zerocopy::FromZeros::new_zeroed() }]);
+        guest.execute(sched_op, [u64::from(SCHEDOP_POLL), ARGUMENTS, 0]).0.expect("a good poll");
+    }
+
+    #[test]
+    fn the_deadline_of_a_poll_that_ended_early_does_not_end_the_next() {
+        let _machine = machine_of(256);
+        let guest = Guest::new(1);
+        let polling = vcpu(guest.domain(), 0);
+        let is_polling = || polling.paused.load(Ordering::Relaxed) & not_runnable::POLLING != 0;
+        clock::set(100);
+        poll_until(&guest, 200);
+        scheduler::wake(polling);
+        assert!(!is_polling());
+        poll_until(&guest, 0);
+        clock::set(300);
+        time::run_timers(this_cpu());
+        assert!(is_polling(), "nothing it waits for has come");
+        scheduler::wake(polling);
+        poll_until(&guest, 400);
+        clock::set(500);
+        time::run_timers(this_cpu());
+        assert!(!is_polling(), "its own deadline has come");
+    }
 }

@@ -13,6 +13,7 @@ use crate::{
     event_channel,
     hypercall::{Arguments, Caller, HypercallResult},
     indexed_heap::{Indexed, IndexedHeap, NOWHERE},
+    machine::machine,
     scheduler,
     vcpu::{SharedVcpuInfo, Vcpu, VcpuPointer, not_runnable},
 };
@@ -21,7 +22,7 @@ use core::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 use hypercall_abi::{
-    Errno, MachineFrame,
+    DomainId, Errno, MachineFrame,
     xen::{SharedInfo, VIRQ_TIMER, VcpuTimeInfo, XEN_PVCLOCK_TSC_STABLE_BIT},
 };
 use spin::Mutex;
@@ -121,8 +122,9 @@ pub fn set_one_shot(vcpu: &Vcpu, deadline: u64) {
 
 /// Arms or disarms the deadline of a poll.
 pub fn set_poll_deadline(vcpu: &Vcpu, deadline: u64) {
-    vcpu.timers.poll.store(deadline, Ordering::Relaxed);
-    update(vcpu);
+    if vcpu.timers.poll.swap(deadline, Ordering::Relaxed) != deadline {
+        update(vcpu);
+    }
 }
 
 fn update(vcpu: &Vcpu) {
@@ -200,6 +202,16 @@ pub fn publish_system_time(info: SharedVcpuInfo) {
     let shift_and_flags = u32::from(scale.shift as u8) | u32::from(XEN_PVCLOCK_TSC_STABLE_BIT) << 8;
     store32(offset_of!(VcpuTimeInfo, tsc_shift), shift_and_flags);
     store32(offset_of!(VcpuTimeInfo, version), version.wrapping_add(2));
+}
+
+/// Sets the wall clock, by its nanoseconds since 1970 at system time zero, and tells every domain.
+pub fn set_wall_clock(at_zero: u64) {
+    clock::set_wall_clock_at_zero(at_zero);
+    let mut next = DomainId(0);
+    while let Some(domain) = machine().domains.next_from(next) {
+        publish_wall_clock(&domain);
+        next = DomainId(domain.id.0 + 1);
+    }
 }
 
 /// Writes the wall clock at system time zero into a domain's shared page.

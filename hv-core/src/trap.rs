@@ -21,6 +21,10 @@ use hypercall_abi::{
     },
 };
 
+/// The flag that stops after each instruction.
+const SINGLE_STEP: u64 = 1 << 8;
+/// Cause in debug register 6: an instruction was executed with that flag.
+const STEPPED: u64 = 1 << 14;
 /// Flags that a handler starts without: trap, nested task, resume, virtual-8086, alignment check.
 const FLAGS_CLEARED: u64 = 1 << 8 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 18;
 /// The interrupt flag.
@@ -64,8 +68,11 @@ pub fn handle_exception(caller: &mut Caller<'_>, vector: u8, error_code: u32) {
         vector::NO_DEVICE if !caller.context.task_switched => {
             return arch::fpu_restore(caller.vcpu, caller.context);
         }
-        vector::INVALID_OPCODE if emulate::forced(caller) => return,
-        vector::GENERAL_PROTECTION if error_code == 0 && emulate::privileged(caller) => return,
+        vector::INVALID_OPCODE if emulate::forced(caller) => return stepped(caller),
+        vector::GENERAL_PROTECTION if error_code == 0 && emulate::privileged(caller) => {
+            return stepped(caller);
+        }
+        vector::DEBUG => caller.context.own.stopped(arch::take_debug_status()),
         vector::GENERAL_PROTECTION if is_software_interrupt(error_code) => {
             return software_interrupt(caller, error_code);
         }
@@ -74,6 +81,14 @@ pub fn handle_exception(caller: &mut Caller<'_>, vector: u8, error_code: u32) {
         _ => {}
     }
     raise(caller, vector, error_code);
+}
+
+/// An instruction was done for the guest: if it steps, it stops after this one too.
+fn stepped(caller: &mut Caller<'_>) {
+    if caller.context.registers.rflags & SINGLE_STEP != 0 {
+        caller.context.own.stopped(STEPPED);
+        raise(caller, vector::DEBUG, 0);
+    }
 }
 
 /// `int n` through a gate the guest may not use directly: #GP with the gate's index and the "IDT" bit.
@@ -189,10 +204,19 @@ pub fn system_call(caller: &mut Caller<'_>) {
 /// Length of the SYSCALL instruction.
 const SYSCALL_LENGTH: u64 = 2;
 
-/// SYSCALL from 32-bit code, for which no guest can register a handler yet: to the guest, an invalid instruction.
+/// SYSCALL or SYSENTER from 32-bit code. Without a handler it is what it would be on a machine where it is off: an
+/// invalid instruction, or for SYSENTER, which leaves no trace of where it was executed, a protection fault at address 0.
 #[cold]
 #[inline(never)]
-pub fn compatibility_system_call(caller: &mut Caller<'_>) {
+pub fn compatibility_call(caller: &mut Caller<'_>, is_sysenter: bool) {
+    let callbacks = &caller.context.compatibility_callbacks;
+    let callback = if is_sysenter { callbacks.sysenter } else { callbacks.syscall };
+    if callback.address != 0 {
+        return enter_kernel(caller, callback, &[]);
+    }
+    if is_sysenter {
+        return raise(caller, vector::GENERAL_PROTECTION, 0);
+    }
     caller.context.registers.rip = caller.context.registers.rip.wrapping_sub(SYSCALL_LENGTH);
     raise(caller, vector::INVALID_OPCODE, 0);
 }

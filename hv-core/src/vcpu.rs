@@ -6,8 +6,9 @@
 //! lock. The rest of [`Vcpu`] is shared and made of atomics.
 
 use crate::{
-    arch::FpuState, direct_map, domain::Domain, frame_object::FrameBox, hypercall::Caller, layout::PAGE_SIZE,
-    run_state::RunState, scheduler::VcpuSchedule, time::VcpuTimers,
+    direct_map, domain::Domain, extended_state::ExtendedState, frame_object::FrameBox, hypercall::Caller,
+    layout::PAGE_SIZE, own_registers::OwnRegisters, run_state::RunState, scheduler::VcpuSchedule,
+    time::VcpuTimers,
 };
 use core::{
     cell::UnsafeCell,
@@ -40,6 +41,24 @@ pub struct Callback {
     pub masks_events: bool,
 }
 
+/// Where the guest's kernel is entered from 32-bit user mode.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct CompatibilityCallbacks {
+    /// By SYSCALL.
+    pub syscall: Callback,
+    /// By SYSENTER.
+    pub sysenter: Callback,
+}
+
+/// Which I/O ports the guest's kernel lets its user mode use: a bit for each in the kernel's memory, set for "no".
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct PortBitmap {
+    /// Guest virtual address in the kernel's address space.
+    pub address: u64,
+    /// Ports it covers; the others are not allowed.
+    pub ports: u32,
+}
+
 /// What only the vCPU itself changes.
 ///
 /// The entry code relies on the order of the first three fields: it pushes registers downwards to the start of
@@ -65,6 +84,8 @@ pub struct Context {
     pub failsafe_callback: Callback,
     /// Entered by SYSCALL from the guest's user mode.
     pub syscall_callback: Callback,
+    /// Entered by system calls of 32-bit user mode.
+    pub compatibility_callbacks: CompatibilityCallbacks,
     /// FS base.
     pub fs_base: u64,
     /// GS base in kernel mode.
@@ -81,22 +102,24 @@ pub struct Context {
     pub ldt_entries: u32,
     /// I/O privilege level the guest's kernel asked for (0 to 3).
     pub io_privilege_level: u8,
+    /// Ports for its user mode.
+    pub port_bitmap: PortBitmap,
     /// CR0.TS as the guest set it: its next FPU instruction traps.
     pub task_switched: bool,
     /// The guest handles a non-maskable interrupt: the next one waits until it returns.
     pub in_nmi: bool,
     /// CR2 as the guest's page-fault handler is to see it.
     pub fault_address: u64,
-    /// Debug registers 0 to 3, 6 and 7.
-    pub debug_registers: [u64; 8],
+    /// Control and debug registers.
+    pub own: OwnRegisters,
     /// Handlers for exceptions and software interrupts, by vector; in a frame of their own.
     pub traps: FrameBox<[TrapInfo; 256]>,
-    /// FPU and SSE state while the vCPU is not on a CPU.
-    pub fpu: FpuState,
+    /// FPU, SSE and AVX state while it is not in a CPU's registers; in a frame of its own.
+    pub fpu: ExtendedState,
 }
 
 impl Context {
-    fn new(traps: FrameBox<[TrapInfo; 256]>) -> Self {
+    fn new(traps: FrameBox<[TrapInfo; 256]>, fpu: ExtendedState) -> Self {
         Self {
             fault_scratch: [0; FAULT_SCRATCH_WORDS],
             registers: CpuUserRegs::new_zeroed(),
@@ -108,6 +131,7 @@ impl Context {
             event_callback: Callback::default(),
             failsafe_callback: Callback::default(),
             syscall_callback: Callback::default(),
+            compatibility_callbacks: CompatibilityCallbacks::default(),
             fs_base: 0,
             gs_base_kernel: 0,
             gs_base_user: 0,
@@ -116,12 +140,13 @@ impl Context {
             ldt_frames: [None; LDT_FRAMES],
             ldt_entries: 0,
             io_privilege_level: 0,
+            port_bitmap: PortBitmap::default(),
             task_switched: false,
             in_nmi: false,
             fault_address: 0,
-            debug_registers: [0; 8],
+            own: OwnRegisters::new(),
             traps,
-            fpu: FpuState::new(),
+            fpu,
         }
     }
 }
@@ -191,8 +216,9 @@ impl Vcpu {
     /// `ENOMEM`.
     pub fn new(domain: &Domain, id: VcpuId) -> Result<Self, Errno> {
         let traps = FrameBox::try_new([TrapInfo::new_zeroed(); 256]).ok_or(Errno::ENOMEM)?;
+        let fpu = ExtendedState::try_new().ok_or(Errno::ENOMEM)?;
         Ok(Self {
-            context: UnsafeCell::new(Context::new(traps)),
+            context: UnsafeCell::new(Context::new(traps, fpu)),
             id,
             domain: AtomicPtr::new(core::ptr::from_ref(domain).cast_mut()),
             paused: AtomicU32::new(not_runnable::OFFLINE | not_runnable::DOMAIN_PAUSED),

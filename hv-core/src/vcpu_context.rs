@@ -4,10 +4,13 @@
 //! the descriptor table's frames likewise, and code can only be entered where a guest may run.
 
 use crate::{
+    arch,
+    debug_registers::DebugRegisters,
     descriptor,
     domain::Domain,
+    extended_state::LoadableState,
     guest_access,
-    guest_control::callback_at,
+    guest_control::{self, callback_at},
     hypercall::HypercallError,
     layout::is_canonical,
     mmu, scheduler, trap,
@@ -17,7 +20,7 @@ use core::sync::atomic::Ordering;
 use hypercall_abi::{
     Errno, MachineFrame,
     arch_x86::{
-        CpuUserRegs, VGCF_FAILSAFE_DISABLES_EVENTS, VGCF_IN_KERNEL, VGCF_ONLINE,
+        CpuUserRegs, VGCF_FAILSAFE_DISABLES_EVENTS, VGCF_I387_VALID, VGCF_IN_KERNEL, VGCF_ONLINE,
         VGCF_SYSCALL_DISABLES_EVENTS, VcpuGuestContext, xen_cr3_to_pfn, xen_pfn_to_cr3,
     },
 };
@@ -54,6 +57,12 @@ fn apply(
     state: &VcpuGuestContext,
 ) -> Result<(), HypercallError> {
     check(state)?;
+    let fpu = if state.flags & VGCF_I387_VALID != 0 {
+        Some(LoadableState::new(&state.fpu_ctxt, arch::mxcsr_mask())?)
+    } else {
+        None
+    };
+    let debug = debug_registers(state)?;
     let event = callback_at(state.event_callback_eip, true)?;
     let failsafe =
         callback_at(state.failsafe_callback_eip, state.flags & VGCF_FAILSAFE_DISABLES_EVENTS != 0)?;
@@ -63,8 +72,16 @@ fn apply(
     context.failsafe_callback = failsafe;
     context.syscall_callback = syscall;
     take_registers(context, state);
+    context.own.set_debug(debug);
+    match fpu {
+        Some(fpu) => context.fpu.set_legacy(fpu),
+        None => context.fpu.reset(),
+    }
     state.trap_ctxt.iter().for_each(|handler| trap::set_handler(context, *handler));
-    domain.vm_assist.store(state.vm_assist, Ordering::Relaxed);
+    // The assists are the domain's, and come with its first vCPU; others leave them as they are.
+    if vcpu.id.0 == 0 {
+        domain.vm_assist.store(state.vm_assist & guest_control::ASSISTS, Ordering::Relaxed);
+    }
     vcpu.initialised.store(true, Ordering::Release);
     if state.flags & VGCF_ONLINE != 0 {
         scheduler::resume(vcpu, not_runnable::OFFLINE);
@@ -79,6 +96,14 @@ fn check(state: &VcpuGuestContext) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     Ok(())
+}
+
+fn debug_registers(state: &VcpuGuestContext) -> Result<DebugRegisters, Errno> {
+    let mut registers = DebugRegisters::new();
+    for number in [0, 1, 2, 3, 6, 7] {
+        registers.write(number, state.debugreg[number as usize])?;
+    }
+    Ok(registers)
 }
 
 /// Descriptor table first: the page tables are what makes the vCPU able to run at all.
@@ -117,7 +142,6 @@ fn take_registers(context: &mut Context, state: &VcpuGuestContext) {
     context.fs_base = state.fs_base;
     context.gs_base_kernel = state.gs_base_kernel;
     context.gs_base_user = state.gs_base_user;
-    context.fpu.set_legacy(&state.fpu_ctxt);
 }
 
 /// The state of a paused vCPU (`XEN_DOMCTL_getvcpucontext`).
@@ -130,11 +154,16 @@ pub fn get(domain: &Domain, vcpu: &Vcpu) -> Result<VcpuGuestContext, Errno> {
     let mut state: VcpuGuestContext = zerocopy::FromZeros::new_zeroed();
     state.user_regs = context.registers;
     state.user_regs.rflags |= u64::from(context.io_privilege_level) << IO_PRIVILEGE_SHIFT;
-    state.flags = if context.in_kernel { VGCF_IN_KERNEL } else { 0 };
+    state.flags = VGCF_I387_VALID | if context.in_kernel { VGCF_IN_KERNEL } else { 0 };
+    state.fpu_ctxt = context.fpu.legacy(arch::kept_components() != 0);
     if vcpu.paused.load(Ordering::Relaxed) & not_runnable::OFFLINE == 0 {
         state.flags |= VGCF_ONLINE;
     }
     state.trap_ctxt = *context.traps;
+    for number in [0, 1, 2, 3, 6, 7] {
+        state.debugreg[number as usize] = context.own.debug().read(number).unwrap_or(0);
+    }
+    state.ctrlreg[4] = context.own.control4();
     state.ctrlreg[3] = context.kernel_page_table.map_or(0, |frame| xen_pfn_to_cr3(frame.0));
     state.ctrlreg[1] = context.user_page_table.map_or(0, |frame| xen_pfn_to_cr3(frame.0));
     (state.kernel_ss, state.kernel_sp) = context.kernel_stack;
@@ -153,8 +182,12 @@ pub fn get(domain: &Domain, vcpu: &Vcpu) -> Result<VcpuGuestContext, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{Guest, machine_of};
-    use hypercall_abi::arch_x86::VcpuGuestContext;
+    use crate::{
+        extended_state::initial_legacy,
+        lifecycle,
+        test_support::{Guest, machine_of, vcpu},
+    };
+    use hypercall_abi::xen::{VMASST_TYPE_PAE_EXTENDED_CR3, VMASST_TYPE_RUNSTATE_UPDATE_FLAG};
 
     #[test]
     fn the_io_privilege_level_in_the_flags_is_virtual() {
@@ -169,5 +202,62 @@ mod tests {
         });
         let state = get(guest.domain(), guest.domain().vcpu(hypercall_abi::VcpuId(0)).unwrap()).unwrap();
         assert_eq!(state.user_regs.rflags >> IO_PRIVILEGE_SHIFT & 3, 1);
+    }
+
+    /// A state in which a guest's vCPU can start.
+    fn good_state(guest: &Guest) -> VcpuGuestContext {
+        let mut state: VcpuGuestContext = zerocopy::FromZeros::new_zeroed();
+        state.flags = VGCF_IN_KERNEL;
+        state.ctrlreg[3] = xen_pfn_to_cr3(guest.branch.l4.0);
+        state
+    }
+
+    #[test]
+    fn only_assists_that_exist_are_taken_over_and_only_from_the_first_vcpu() {
+        let _machine = machine_of(256);
+        let guest = Guest::new(1);
+        lifecycle::create_vcpus(guest.domain(), 2).expect("another vCPU");
+        let assists = || guest.domain().vm_assist.load(Ordering::Relaxed);
+        let flag = 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
+        let state = VcpuGuestContext { vm_assist: flag | 1 << 1 | 1 << 63, ..good_state(&guest) };
+        set(guest.domain(), vcpu(guest.domain(), 0), &state).expect("a good state");
+        assert_eq!(assists(), flag);
+        let state = VcpuGuestContext { vm_assist: 1 << VMASST_TYPE_PAE_EXTENDED_CR3, ..good_state(&guest) };
+        set(guest.domain(), vcpu(guest.domain(), 1), &state).expect("a good state");
+        assert_eq!(assists(), flag);
+    }
+
+    #[test]
+    fn registers_that_would_fault_when_loaded_are_refused() {
+        let _machine = machine_of(256);
+        let guest = Guest::new(1);
+        let first = vcpu(guest.domain(), 0);
+        let mut bad = good_state(&guest);
+        bad.flags |= VGCF_I387_VALID;
+        bad.fpu_ctxt[26] = 1;
+        assert_eq!(set(guest.domain(), first, &bad), Err(Errno::EINVAL.into()), "a reserved bit of MXCSR");
+        let mut bad = good_state(&guest);
+        bad.debugreg[1] = 0xffff_8300_0000_0000;
+        assert_eq!(set(guest.domain(), first, &bad), Err(Errno::EPERM.into()), "a watch on the hypervisor");
+    }
+
+    #[test]
+    fn what_is_read_back_is_what_was_set() {
+        let _machine = machine_of(256);
+        let guest = Guest::new(1);
+        let first = vcpu(guest.domain(), 0);
+        let mut state = good_state(&guest);
+        state.flags |= VGCF_I387_VALID;
+        state.fpu_ctxt = initial_legacy();
+        state.fpu_ctxt[200] = 9;
+        (state.debugreg[0], state.debugreg[7]) = (0x1234_5678, 1);
+        set(guest.domain(), first, &state).expect("a good state");
+        let read = get(guest.domain(), first).expect("it is paused");
+        assert_eq!((read.fpu_ctxt, read.debugreg[0]), (state.fpu_ctxt, 0x1234_5678));
+        assert_eq!((read.debugreg[6], read.debugreg[7]), (0xffff_0ff0, 0x401));
+        state.flags &= !VGCF_I387_VALID;
+        set(guest.domain(), first, &state).expect("a good state");
+        let read = get(guest.domain(), first).expect("it is paused");
+        assert_eq!(read.fpu_ctxt, initial_legacy(), "registers without the flag are not looked at");
     }
 }

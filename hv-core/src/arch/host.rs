@@ -6,6 +6,7 @@
 use crate::{
     cpu::Cpu,
     domain::Domain,
+    own_registers::control4,
     vcpu::{Context, Vcpu},
 };
 use hypercall_abi::MachineFrame;
@@ -14,20 +15,6 @@ use std::{boxed::Box, cell::Cell, thread_local};
 thread_local! {
     static LOADED: Cell<Option<MachineFrame>> = const { Cell::new(None) };
     static CPU: &'static Cpu = Box::leak(Box::new(Cpu::new(0)));
-}
-
-/// FPU state: nothing uses the FPU here.
-#[derive(Default)]
-pub struct FpuState;
-
-impl FpuState {
-    /// The state after reset.
-    pub const fn new() -> Self {
-        Self
-    }
-
-    /// Takes a state as `fxsave` stores it.
-    pub fn set_legacy(&mut self, _state: &[u8; 512]) {}
 }
 
 /// Loads a vCPU's address space, for [`guest_memory`].
@@ -47,9 +34,19 @@ pub fn store_segment_bases(_context: &mut Context) {}
 /// Selectors are never loaded here: the context has them already.
 pub fn store_selectors(_context: &mut Context) {}
 
+/// Sets the base of FS.
+pub fn set_fs_base(context: &mut Context, base: u64) {
+    context.fs_base = base;
+}
+
+/// Sets the base of GS in kernel mode.
+pub fn set_kernel_gs_base(context: &mut Context, base: u64) {
+    context.gs_base_kernel = base;
+}
+
 /// No descriptor is loaded here, so no selector has a base.
-pub fn segment_base_of(_context: &Context, _selector: u16) -> Option<u64> {
-    None
+pub fn load_user_gs(context: &mut Context, selector: u16) {
+    (context.registers.gs, context.gs_base_user) = (selector, 0);
 }
 
 /// The guest goes from its user mode to its kernel.
@@ -78,7 +75,33 @@ pub fn fault_address() -> u64 {
 pub fn fpu_restore(_vcpu: &Vcpu, _context: &mut Context) {}
 
 /// Nothing uses the FPU here.
+pub fn fpu_switch_to(_vcpu: &Vcpu, _context: &mut Context) {}
+
+/// Nothing uses the FPU here.
 pub fn apply_task_switched(_vcpu: &Vcpu, _context: &Context) {}
+
+/// All components of extended state that can be kept.
+pub fn kept_components() -> u64 {
+    crate::extended_state::kept(!0)
+}
+
+/// MXCSR of a CPU that has all its bits.
+pub fn mxcsr_mask() -> u32 {
+    0xffff
+}
+
+/// All of CR4 that a guest can set.
+pub fn available_control4() -> u64 {
+    control4::SEGMENT_BASES | control4::XSAVE
+}
+
+/// Nothing is loaded here.
+pub fn load_own_registers(_context: &Context) {}
+
+/// Nothing stops a guest here.
+pub fn take_debug_status() -> u64 {
+    crate::debug_registers::STATUS_RESET
+}
 
 /// Nothing of a vCPU stays on this CPU.
 pub fn forget(_vcpu: &Vcpu) {}
@@ -86,6 +109,11 @@ pub fn forget(_vcpu: &Vcpu) {}
 /// A CPU without features.
 pub fn cpuid(_leaf: u32, _subleaf: u32) -> [u32; 4] {
     [0; 4]
+}
+
+/// Bits of a machine address.
+pub fn machine_address_bits() -> u32 {
+    40
 }
 
 /// The one CPU of the thread.

@@ -12,6 +12,13 @@ pub enum Instruction {
     ReadMsr,
     /// WRMSR.
     WriteMsr,
+    /// XSETBV.
+    SetExtendedControl,
+    /// RDTSC, or RDTSCP, which reads TSC_AUX too.
+    ReadTimeStamp {
+        /// It is RDTSCP.
+        with_auxiliary: bool,
+    },
     /// CLI or STI.
     InterruptFlag,
     /// CLTS.
@@ -59,6 +66,9 @@ pub fn decode(code: &[u8]) -> Option<(Instruction, usize)> {
         [0xfa | 0xfb, ..] => (Instruction::InterruptFlag, 1),
         [TWO_BYTE_OPCODE, 0x06, ..] => (Instruction::ClearTaskSwitched, 2),
         [TWO_BYTE_OPCODE, 0x08 | 0x09, ..] => (Instruction::FlushCaches, 2),
+        [TWO_BYTE_OPCODE, 0x01, 0xd1, ..] => (Instruction::SetExtendedControl, 3),
+        [TWO_BYTE_OPCODE, 0x01, 0xf9, ..] => (Instruction::ReadTimeStamp { with_auxiliary: true }, 3),
+        [TWO_BYTE_OPCODE, 0x31, ..] => (Instruction::ReadTimeStamp { with_auxiliary: false }, 2),
         [TWO_BYTE_OPCODE, 0x30, ..] => (Instruction::WriteMsr, 2),
         [TWO_BYTE_OPCODE, 0x32, ..] => (Instruction::ReadMsr, 2),
         [TWO_BYTE_OPCODE, opcode @ 0x20..=0x23, operands, ..] => {
@@ -131,6 +141,10 @@ mod tests {
         assert_eq!(decode(&[0xfa, 0x65]), Some((Instruction::InterruptFlag, 1)));
         assert_eq!(decode(&[0x0f, 0x06]), Some((Instruction::ClearTaskSwitched, 2)));
         assert_eq!(decode(&[0x0f, 0x09]), Some((Instruction::FlushCaches, 2)));
+        assert_eq!(decode(&[0x0f, 0x01, 0xd1]), Some((Instruction::SetExtendedControl, 3)));
+        assert_eq!(decode(&[0x0f, 0x31]), Some((Instruction::ReadTimeStamp { with_auxiliary: false }, 2)));
+        let with_auxiliary = Instruction::ReadTimeStamp { with_auxiliary: true };
+        assert_eq!(decode(&[0x0f, 0x01, 0xf9]), Some((with_auxiliary, 3)));
     }
 
     #[test]
@@ -148,7 +162,8 @@ mod tests {
         assert_eq!(decode(&[0xf4]), None, "hlt");
         assert_eq!(decode(&[0xe4]), None, "in al, imm8 without the immediate");
         assert_eq!(decode(&[0x0f, 0x22]), None, "mov cr without the operand");
-        assert_eq!(decode(&[0x0f, 0x01, 0xd1]), None, "xsetbv");
+        assert_eq!(decode(&[0x0f, 0x01, 0xd0]), None, "xgetbv");
+        assert_eq!(decode(&[0x0f, 0x01]), None, "xsetbv without its last byte");
         assert_eq!(decode(&[0x66]), None);
         assert_eq!(decode(&[0x66, 0x48]), None);
         assert_eq!(decode(&[]), None);

@@ -1,15 +1,24 @@
 //! RDMSR and WRMSR: the few registers that a paravirtual kernel has a use for.
 //!
-//! Segment bases are the vCPU's own. EFER and the page attribute table can be read, because kernels look at them to know
+//! Segment bases and TSC_AUX are the vCPU's own. The time stamp counter can be read, as without this instruction. EFER and the page attribute table can be read, because kernels look at them to know
 //! what they may use. Every other register does not exist as far as a guest can tell: #GP, which kernels expect.
 
-use crate::{arch, hypercall::Caller, layout::is_canonical};
+use crate::{
+    arch::{self, clock},
+    cpuid,
+    hypercall::Caller,
+    layout::is_canonical,
+};
 
 const EFER: u32 = 0xc000_0080;
+const TIME_STAMP: u32 = 0x10;
+/// Which update of its microcode the CPU has: to a guest, none. Intel's are asked for it by a write of zero first.
+const MICROCODE_REVISION: u32 = 0x8b;
 const PAGE_ATTRIBUTES: u32 = 0x277;
 const FS_BASE: u32 = 0xc000_0100;
 const GS_BASE: u32 = 0xc000_0101;
 const SHADOW_GS_BASE: u32 = 0xc000_0102;
+const TIME_STAMP_AUXILIARY: u32 = 0xc000_0103;
 
 /// SYSCALL, long mode enabled and active, no-execute.
 const EFER_VALUE: u64 = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 11;
@@ -24,6 +33,9 @@ pub fn read(caller: &mut Caller<'_>) -> bool {
         FS_BASE => context.fs_base,
         GS_BASE => context.gs_base_kernel,
         SHADOW_GS_BASE => context.gs_base_user,
+        TIME_STAMP_AUXILIARY => u64::from(context.own.auxiliary()),
+        TIME_STAMP => clock::ticks(),
+        MICROCODE_REVISION => 0,
         EFER => EFER_VALUE,
         PAGE_ATTRIBUTES => PAGE_ATTRIBUTES_VALUE,
         _ => return false,
@@ -42,6 +54,8 @@ pub fn write(caller: &mut Caller<'_>) -> bool {
         FS_BASE => &mut context.fs_base,
         GS_BASE => &mut context.gs_base_kernel,
         SHADOW_GS_BASE => &mut context.gs_base_user,
+        TIME_STAMP_AUXILIARY => return write_auxiliary(caller, value),
+        MICROCODE_REVISION => return value == 0,
         EFER => return value == EFER_VALUE,
         PAGE_ATTRIBUTES => return value == PAGE_ATTRIBUTES_VALUE,
         _ => return false,
@@ -51,5 +65,15 @@ pub fn write(caller: &mut Caller<'_>) -> bool {
     }
     *base = value;
     arch::load_segment_bases(context);
+    true
+}
+
+fn write_auxiliary(caller: &mut Caller<'_>, value: u64) -> bool {
+    let Ok(value) = u32::try_from(value) else { return false };
+    if !cpuid::has_time_stamp_auxiliary(arch::cpuid) {
+        return false;
+    }
+    caller.context.own.set_auxiliary(value);
+    arch::load_own_registers(caller.context);
     true
 }

@@ -3,11 +3,15 @@
 //!
 //! The TSC's and the timer's rates are measured once against the PIT, whose rate every PC shares. System time zero is
 //! the moment of that measurement.
+//!
+//! CMOS counts whole seconds. It is read at once, which may be wrong by a second, and again when its next second begins,
+//! for which it interrupts: waiting for that before anything runs would cost every start half a second.
 
-use super::{local_apic, port};
+use super::{io_apic, local_apic, port};
+use crate::time;
 use core::{
     arch::x86_64::_rdtsc,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use spin::Once;
 
@@ -33,6 +37,8 @@ struct Rates {
 
 static RATES: Once<Rates> = Once::new();
 static WALL_CLOCK_AT_ZERO: AtomicU64 = AtomicU64::new(0);
+/// The wall clock is right: a second's beginning was seen, or somebody has set it.
+static IS_RIGHT: AtomicBool = AtomicBool::new(false);
 
 /// The TSC.
 #[inline]
@@ -83,6 +89,7 @@ pub fn wall_clock_at_zero() -> u64 {
 /// Corrects the wall clock.
 pub fn set_wall_clock_at_zero(nanoseconds: u64) {
     WALL_CLOCK_AT_ZERO.store(nanoseconds, Ordering::Relaxed);
+    IS_RIGHT.store(true, Ordering::Relaxed);
 }
 
 /// The longest the timer is set for; it fires early and is set again.
@@ -103,25 +110,63 @@ const PIT_RATE: u64 = 1_193_182;
 const PIT_CHANNEL_2: u16 = 0x42;
 const PIT_COMMAND: u16 = 0x43;
 const PIT_GATE: u16 = 0x61;
-const PIT_OUTPUT: u32 = 1 << 5;
-/// How long the measurement takes: a fiftieth of a second.
-const MEASURED_TICKS: u64 = PIT_RATE / 50;
+/// How long the measurement takes: a twenty-fifth of a second, which the PIT's counter can hold.
+const MEASURED_COUNTS: u16 = (PIT_RATE / 25) as u16;
+/// Readings at either end, of which the quickest counts: the others may have been held up.
+const READINGS: usize = 8;
+
+/// What the clocks show at one moment.
+struct Moment {
+    /// The PIT's counter, which counts down.
+    count: u16,
+    ticks: u64,
+    /// Timer ticks since the measurement began.
+    timer: u64,
+}
 
 /// TSC and timer ticks in a second.
 fn measure() -> (u64, u64) {
     let gate = port::read(PIT_GATE, 1) & !3;
     port::write(PIT_GATE, 1, gate | 1);
-    port::write(PIT_COMMAND, 1, 0xb0); // channel 2, low then high byte, one-shot
-    port::write(PIT_CHANNEL_2, 1, MEASURED_TICKS as u32 & 0xff);
-    port::write(PIT_CHANNEL_2, 1, MEASURED_TICKS as u32 >> 8);
+    port::write(PIT_COMMAND, 1, 0xb0); // channel 2, low then high byte, count down once
+    port::write(PIT_CHANNEL_2, 1, 0xff);
+    port::write(PIT_CHANNEL_2, 1, 0xff);
     local_apic::start_measuring();
-    let start = ticks();
-    while port::read(PIT_GATE, 1) & PIT_OUTPUT == 0 {}
-    let ticks = ticks() - start;
-    let timer = u64::from(local_apic::measured());
+    let start = moment();
+    while start.count.wrapping_sub(count()) < MEASURED_COUNTS {}
+    let end = moment();
     local_apic::start_timer(0);
     port::write(PIT_GATE, 1, gate);
-    (ticks * PIT_RATE / MEASURED_TICKS, timer * PIT_RATE / MEASURED_TICKS)
+    let counts = u64::from(start.count.wrapping_sub(end.count));
+    let in_a_second = |ticks: u64| ticks * PIT_RATE / counts;
+    (in_a_second(end.ticks - start.ticks), in_a_second(end.timer - start.timer))
+}
+
+/// The moment at which the PIT's counter changes.
+fn moment() -> Moment {
+    let mut quickest = (u64::MAX, Moment { count: 0, ticks: 0, timer: 0 });
+    for _ in 0..READINGS {
+        let before = count();
+        let (held_up, moment) = loop {
+            let ticks = ticks();
+            let count = count();
+            if count != before {
+                let timer = u64::from(local_apic::measured());
+                break (self::ticks() - ticks, Moment { count, ticks, timer });
+            }
+        };
+        if held_up < quickest.0 {
+            quickest = (held_up, moment);
+        }
+    }
+    quickest.1
+}
+
+/// The PIT's counter, held still while its two bytes are read.
+fn count() -> u16 {
+    port::write(PIT_COMMAND, 1, 0x80);
+    let low = port::read(PIT_CHANNEL_2, 1) as u16;
+    low | (port::read(PIT_CHANNEL_2, 1) as u16) << 8
 }
 
 /// Seconds since 1970 as the battery-backed clock has it, taken as UTC.
@@ -136,13 +181,49 @@ fn date_from_cmos() -> u64 {
     }
 }
 
+/// Line of the battery-backed clock's interrupt.
+const DATE_LINE: u32 = 8;
+/// Its control register, and the bit that has it interrupt when a second begins; reading the cause ends the interrupt.
+const DATE_CONTROL: u8 = 0x0b;
+const INTERRUPT_EACH_SECOND: u8 = 1 << 4;
+const DATE_CAUSE: u8 = 0x0c;
+
+/// Has the beginning of the next second interrupt.
+pub fn await_second() {
+    if io_apic::has_line(DATE_LINE) {
+        io_apic::enable(DATE_LINE, local_apic::DATE_VECTOR, false, false);
+        cmos(DATE_CAUSE);
+        set_cmos(DATE_CONTROL, cmos(DATE_CONTROL) | INTERRUPT_EACH_SECOND);
+    }
+}
+
+/// A second of the battery-backed clock begins: now its time is known exactly, and it need not interrupt again.
+pub fn second_begins() {
+    let system_time = now();
+    set_cmos(DATE_CONTROL, cmos(DATE_CONTROL) & !INTERRUPT_EACH_SECOND);
+    cmos(DATE_CAUSE);
+    io_apic::mask(DATE_LINE);
+    if !IS_RIGHT.load(Ordering::Relaxed) {
+        time::set_wall_clock((date_from_cmos() * NANOSECONDS).saturating_sub(system_time));
+    }
+}
+
 /// Seconds, minutes, hours, day, month, year, century and the format register.
 fn registers() -> [u8; 8] {
     [0x00, 0x02, 0x04, 0x07, 0x08, 0x09, 0x32, 0x0b].map(cmos)
 }
 
 fn cmos(register: u8) -> u8 {
+    select(register);
+    port::read(0x71, 1) as u8
+}
+
+fn set_cmos(register: u8, value: u8) {
+    select(register);
+    port::write(0x71, 1, u32::from(value));
+}
+
+fn select(register: u8) {
     const NMI_OFF: u8 = 0x80;
     port::write(0x70, 1, u32::from(register | NMI_OFF));
-    port::read(0x71, 1) as u8
 }

@@ -223,21 +223,3 @@ fn load_local_table(tables: &Tables, context: &Context) {
     // SAFETY: the selector is null or names the descriptor just written.
     unsafe { core::arch::asm!("lldt {0:x}", in(reg) selector, options(nostack, preserves_flags)) };
 }
-
-/// The base that loading `selector` as GS would give, if the guest's own GDT or LDT describes such a segment.
-pub fn segment_base_of(context: &Context, selector: u16) -> Option<u64> {
-    const IN_LOCAL_TABLE: u16 = 1 << 2;
-    const PRESENT: u64 = 1 << 47;
-    let index = usize::from(selector >> 3);
-    let frame = if selector & IN_LOCAL_TABLE != 0 {
-        *context.ldt_frames.get(index / 512)?
-    } else {
-        *context.gdt_frames.get(index / 512)?
-    };
-    if selector & !3 == 0 {
-        return Some(0);
-    }
-    let descriptor = direct_map::words(frame?)[index % 512].load(Ordering::Relaxed);
-    let base = descriptor >> 16 & 0xff_ffff | descriptor >> 32 & 0xff00_0000;
-    (descriptor & PRESENT != 0).then_some(base)
-}

@@ -25,6 +25,9 @@ pub const SYSCALL_VECTOR: u32 = 0x100;
 /// `entry_vector` of a frame made by SYSCALL from 32-bit code.
 pub const COMPATIBILITY_SYSCALL_VECTOR: u32 = 0x101;
 
+/// `entry_vector` of a frame made by SYSENTER.
+pub const SYSENTER_VECTOR: u32 = 0x102;
+
 /// From a register frame to the word that holds the CPU's stack pointer.
 const STACK_OFFSET: usize =
     offset_of!(crate::vcpu::Context, hypervisor_stack) - offset_of!(crate::vcpu::Context, registers);
@@ -154,9 +157,13 @@ enter_debug:                        # on a stack of its own: see `InterruptStack
     mov rcx, [rcx]
     jmp enter
 
-debug_in_hypervisor:                # a guest's single step carried over into SYSCALL: it ends here
+debug_in_hypervisor:                # a guest's single step carried over into SYSCALL, or its breakpoint on memory
+                                    # that the hypervisor used: it ends here, and the guest is not told
     and qword ptr [rsp + {rflags} - {error_code}], ~0x100
-    add rsp, 8
+    mov [rsp], rax
+    mov eax, {no_cause}
+    mov dr6, rax
+    pop rax
     iretq
 
 enter_on_special_stack:
@@ -189,6 +196,22 @@ compatibility_syscall_entry:
     jmp 1f
 
     .balign 16
+    .global sysenter_entry
+sysenter_entry:                     # the CPU has kept neither the guest's rip nor its rsp, and its flags are in force
+    mov rsp, [rip + SYSCALL_FRAME_END]
+    push {user_data}
+    push 0
+    pushfq
+    or qword ptr [rsp], {interrupts}
+    push {compatibility_code}
+    push 0
+    push 2                          # no flags: neither nested task nor alignment check may be on here
+    popfq
+    push 0
+    mov dword ptr [rsp + 4], {sysenter_vector}
+    jmp 1f
+
+    .balign 16
     .global syscall_entry
 syscall_entry:
     syscall_frame {user_code}, {syscall_vector}
@@ -205,6 +228,7 @@ syscall_entry:
     rip = const offset_of!(CpuUserRegs, rip),
     rflags = const offset_of!(CpuUserRegs, rflags),
     error_code = const offset_of!(CpuUserRegs, error_code),
+    no_cause = const crate::debug_registers::STATUS_RESET,
     rsp = const offset_of!(CpuUserRegs, rsp),
     failed_return = sym super::switch::failed_return,
     stack = const STACK_OFFSET,
@@ -216,6 +240,8 @@ syscall_entry:
     user_code = const FLAT_RING3_CS64,
     syscall_vector = const SYSCALL_VECTOR,
     compatibility_code = const FLAT_RING3_CS32,
+    sysenter_vector = const SYSENTER_VECTOR,
+    interrupts = const 1 << 9,
     compatibility_vector = const COMPATIBILITY_SYSCALL_VECTOR,
 );
 
@@ -223,10 +249,16 @@ unsafe extern "C" {
     static vector_stubs: u8;
     fn syscall_entry();
     fn compatibility_syscall_entry();
+    fn sysenter_entry();
 }
 
 /// Bytes between two stubs.
 const STUB_SIZE: u64 = 16;
+
+/// Address SYSENTER enters at.
+pub fn sysenter_address() -> u64 {
+    sysenter_entry as *const () as u64
+}
 
 /// Address SYSCALL enters at from 32-bit code.
 pub fn compatibility_syscall_address() -> u64 {

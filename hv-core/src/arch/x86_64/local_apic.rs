@@ -16,6 +16,8 @@ pub const TIMER_VECTOR: u8 = 0xf0;
 pub const SERIAL_VECTOR: u8 = 0xf1;
 /// Vector of interrupts that went away before they could be delivered.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
+/// Vector of the battery-backed clock's interrupt.
+pub const DATE_VECTOR: u8 = 0xf8;
 
 /// Machine address of the registers after reset.
 pub const ADDRESS: u64 = 0xfee0_0000;

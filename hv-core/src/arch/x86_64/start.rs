@@ -7,7 +7,7 @@
 
 use super::{
     boot::MULTIBOOT2_MAGIC,
-    clock, cpu, descriptor_tables, entry, guest_memory, io_apic, local_apic,
+    clock, cpu, descriptor_tables, entry, fpu, guest_memory, io_apic, local_apic, own_registers,
     paging::{self, EarlyFrames},
     power, serial, switch,
 };
@@ -21,7 +21,9 @@ use crate::{
     io_rights::Resource,
     layout::{DIRECT_MAP_BASE, PAGE_SHIFT, PAGE_SIZE},
     machine::machine,
-    memory_op, page_table,
+    memory_op,
+    own_registers::control4,
+    page_table,
 };
 use core::{ops::Range, sync::atomic::Ordering};
 use hypercall_abi::{MachineFrame, memory::E820Entry};
@@ -68,6 +70,7 @@ pub extern "C" fn start(magic: u32, information: u32) -> ! {
     set_up_cpu();
     set_up_interrupts(&firmware);
     start_control_domain(&info, &options);
+    clock::await_second();
     switch::run()
 }
 
@@ -152,15 +155,13 @@ fn largest_gap(ranges: &[Range<u64>], used: &[Range<u64>]) -> Option<Range<u64>>
 
 /// CR4: what the hypervisor relies on, and SMEP and SMAP where there are.
 fn set_up_cpu() {
-    const FXSR: u64 = 1 << 9;
-    const SIMD_EXCEPTIONS: u64 = 1 << 10;
     const SMEP: u64 = 1 << 20;
     const SMAP: u64 = 1 << 21;
     const TASK_SWITCHED: usize = 1 << 3;
     const EMULATE_FPU: usize = 1 << 2;
     const MONITOR_FPU: usize = 1 << 1;
     let features = cpuid(7, 0)[1];
-    let mut cr4 = FXSR | SIMD_EXCEPTIONS;
+    let mut cr4 = control4::FXSR | control4::SIMD_EXCEPTIONS;
     if features & 1 << 7 != 0 {
         cr4 |= SMEP;
     }
@@ -180,9 +181,15 @@ fn set_up_cpu() {
         msr::wrmsr(msr::IA32_STAR, u64::from(descriptor_tables::HYPERVISOR_CODE) << 32);
         msr::wrmsr(msr::IA32_LSTAR, entry::syscall_address());
         msr::wrmsr(msr::IA32_CSTAR, entry::compatibility_syscall_address());
+        // SYSENTER takes the stack selector that follows the code selector; its stack is left at once.
+        msr::wrmsr(msr::IA32_SYSENTER_CS, u64::from(descriptor_tables::HYPERVISOR_CODE));
+        msr::wrmsr(msr::IA32_SYSENTER_ESP, cpu::stack_top());
+        msr::wrmsr(msr::IA32_SYSENTER_EIP, entry::sysenter_address());
         // Interrupt, trap, direction, nested task and alignment flags are clear on entry.
         msr::wrmsr(msr::IA32_FMASK, 0x4_7700);
     }
+    fpu::set_up();
+    own_registers::set_up();
 }
 
 fn set_up_interrupts(firmware: &Firmware) {
@@ -222,7 +229,7 @@ fn reserve(io_apic_address: u64) {
 }
 
 /// Bits of a machine address: an entry with more would fault as malformed.
-fn physical_address_bits() -> u32 {
+pub fn physical_address_bits() -> u32 {
     const SMALLEST: u32 = 36;
     const SIZES: u32 = 0x8000_0008;
     if cpuid(0x8000_0000, 0)[0] < SIZES { SMALLEST } else { (cpuid(SIZES, 0)[0] & 0xff).clamp(SMALLEST, 52) }

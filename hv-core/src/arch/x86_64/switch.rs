@@ -9,8 +9,9 @@
 //! to see whether the vCPU that will run has events to be told of.
 
 use super::{
+    clock,
     cpu::{self, this_cpu},
-    descriptor_tables, entry, fpu, guest_memory, local_apic, paging, tlb,
+    descriptor_tables, entry, fpu, guest_memory, local_apic, own_registers, paging, tlb,
 };
 use crate::{
     console, counters,
@@ -75,12 +76,12 @@ pub extern "C" fn guest_trap(registers: &mut CpuUserRegs) -> *mut CpuUserRegs {
 pub extern "C" fn guest_syscall(registers: &mut CpuUserRegs) -> *mut CpuUserRegs {
     let cpu = this_cpu();
     counters::enter(cpu, cpu.current());
-    let is_compatible = registers.entry_vector == entry::COMPATIBILITY_SYSCALL_VECTOR;
+    let vector = registers.entry_vector;
     if let Some(vcpu) = cpu.current() {
         // SAFETY: as in `guest_trap`.
         let mut caller = unsafe { caller(vcpu) };
-        if is_compatible {
-            trap::compatibility_system_call(&mut caller);
+        if vector != entry::SYSCALL_VECTOR {
+            trap::compatibility_call(&mut caller, vector == entry::SYSENTER_VECTOR);
         } else if caller.context.in_kernel {
             count(&cpu.counters.hypercalls);
             hypercall::dispatch(&mut caller);
@@ -99,6 +100,10 @@ fn handle_interrupt(cpu: &Cpu, vector: u8) {
         }
         local_apic::SERIAL_VECTOR => {
             console::input_interrupt();
+            local_apic::end_of_interrupt();
+        }
+        local_apic::DATE_VECTOR => {
+            clock::second_begins();
             local_apic::end_of_interrupt();
         }
         local_apic::SPURIOUS_VECTOR => {}
@@ -289,6 +294,8 @@ fn load(vcpu: &Vcpu, context: &mut Context) {
     descriptor_tables::show_guest_tables(context);
     load_page_tables(context);
     load_segments(context);
+    own_registers::switch_to(context);
+    fpu::switch_to(vcpu, context);
     run_state::publish(vcpu, context);
 }
 
@@ -327,7 +334,34 @@ pub fn load_segment_bases(context: &Context) {
     }
 }
 
-/// Takes over bases that the guest changed by loading a selector.
+/// Sets the base of FS of the guest that runs here.
+pub fn set_fs_base(context: &mut Context, base: u64) {
+    context.fs_base = base;
+    // SAFETY: the base is canonical: the caller has checked it.
+    unsafe { x86::msr::wrmsr(x86::msr::IA32_FS_BASE, base) };
+}
+
+/// Sets the base of GS of the guest's kernel that runs here.
+pub fn set_kernel_gs_base(context: &mut Context, base: u64) {
+    context.gs_base_kernel = base;
+    // SAFETY: as in `set_fs_base`.
+    unsafe { x86::msr::wrmsr(x86::msr::IA32_GS_BASE, base) };
+}
+
+/// Loads GS for user mode while the guest's kernel runs here: the selector is in force at once, its base is kept for the
+/// return to user mode. One that names nothing becomes null.
+pub fn load_user_gs(context: &mut Context, selector: u16) {
+    // SAFETY: reads a register that every 64-bit CPU has.
+    context.gs_base_kernel = unsafe { x86::msr::rdmsr(x86::msr::IA32_GS_BASE) };
+    load_selector!("gs", selector);
+    // SAFETY: as above; the hypervisor does not use GS, and what is written is what the guest's kernel had.
+    unsafe {
+        context.gs_base_user = x86::msr::rdmsr(x86::msr::IA32_GS_BASE);
+        x86::msr::wrmsr(x86::msr::IA32_GS_BASE, context.gs_base_kernel);
+    }
+}
+
+/// Takes over bases that the guest changed, by loading a selector or by an instruction for the purpose.
 pub fn store_segment_bases(context: &mut Context) {
     // SAFETY: reads registers that every 64-bit CPU has.
     let (fs, gs) =
