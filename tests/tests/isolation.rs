@@ -83,6 +83,7 @@ fn a_guest_that_ends_badly_ends_alone() {
         "odd-reason",
         "in-a-multicall",
         "shared-data-moved",
+        "down",
     ] {
         bench.begin(mode);
         bench.dom0.wait_until_gone("villain");
@@ -97,8 +98,7 @@ fn a_guest_that_ends_badly_ends_alone() {
 #[test]
 fn a_guest_that_never_ends_leaves_others_their_share_and_can_be_destroyed() {
     let mut bench = Bench::new();
-    for mode in ["spin", "yield", "hypercalls", "long-hypercalls", "faults", "timer", "down", "block", "hog"]
-    {
+    for mode in ["spin", "yield", "hypercalls", "long-hypercalls", "faults", "timer", "block", "hog"] {
         bench.begin(mode);
         bench.dom0.hear("villain", &format!("hostile: ending by {mode}"));
         bench.expect_echo(mode);
