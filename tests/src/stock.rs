@@ -94,6 +94,11 @@ impl Stock {
 
     /// Domain 0 with this kernel and a first program that does what the script says, without any disk.
     pub fn dom0_with_script(&self, script: &str) -> Dom0 {
+        self.dom0_with_programs(script, &[])
+    }
+
+    /// The same, with these programs in the file system, by path.
+    pub fn dom0_with_programs(&self, script: &str, programs: &[(&str, &[u8])]) -> Dom0 {
         let archive = DIRECTORIES.iter().fold(Initramfs::new(), |all, name| all.directory(name));
         let archive = archive
             .directory("modules")
@@ -103,6 +108,7 @@ impl Stock {
             .program("init", first_program(script).as_bytes());
         let add = |all: Initramfs, (path, content): &(&str, &str)| all.program(path, content.as_bytes());
         let archive = OWN_PROGRAMS.iter().fold(archive, add);
+        let archive = programs.iter().fold(archive, |all, (path, content)| all.program(path, content));
         self.add_files(Dom0::new().words(DOM0_WORDS), archive.finish())
     }
 

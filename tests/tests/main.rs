@@ -16,3 +16,4 @@ mod processors;
 mod peer;
 mod prompt;
 mod toolstack;
+mod trials;

@@ -14,15 +14,19 @@ use crate::workspace::Workspace;
 
 /// The packages that hold a program for the bare machine.
 pub const PACKAGES: [&str; 3] = ["hv-core", "dom0-backend", "guest-frontend"];
-/// The packages that hold kernels which only the tests boot.
-pub const TEST_PACKAGES: [&str; 2] = ["pv-runtime", "test-kernels"];
+/// The packages that hold kernels which only the tests boot, and programs for a stock kernel.
+pub const TEST_PACKAGES: [&str; 3] = ["pv-runtime", "test-kernels", "test-programs"];
 /// The package of the plugin for QEMU that counts instructions, and of the program that shows what it counted.
 const PROFILER: &str = "instruction-profile";
 /// The package with the first program of a stock Linux that is measured.
 pub const BENCH_PACKAGES: [&str; 1] = ["linux-bench"];
-/// Those kernels: the environment variable that names each to the tests, and its file.
-const TEST_KERNELS: [(&str, &str); 3] =
-    [("WEIR_SELFTEST", "selftest"), ("WEIR_HOSTILE", "hostile"), ("WEIR_NONSENSE", "nonsense")];
+/// Those kernels and programs: the environment variable that names each to the tests, and its file.
+const TEST_KERNELS: [(&str, &str); 4] = [
+    ("WEIR_SELFTEST", "selftest"),
+    ("WEIR_HOSTILE", "hostile"),
+    ("WEIR_NONSENSE", "nonsense"),
+    ("WEIR_TRIAL", "trial"),
+];
 /// The cargo feature all of those programs are behind, so that an ordinary host build does not see them.
 pub const FEATURE: &str = "image";
 

@@ -1,9 +1,10 @@
 //! `cargo xtask test`: the tests of every crate on this computer, then the integration tests in QEMU.
 //!
 //! The second kind finds what it needs through the environment: `WEIR_IMAGE`, `WEIR_DOM0`, `WEIR_GUEST` (the three
-//! programs), `WEIR_SELFTEST`, `WEIR_HOSTILE`, `WEIR_NONSENSE` (kernels of the tests' own), `WEIR_ISO` (a disc of the three
-//! that ends QEMU with a status), `WEIR_PROFILER` and `WEIR_PROFILER_PLUGIN` (what counts instructions), `WEIR_LINUX` (a
-//! directory with stock kernels, as far as there are any) and `WEIR_WORK` (one for their own files).
+//! programs), `WEIR_SELFTEST`, `WEIR_HOSTILE`, `WEIR_NONSENSE` (kernels of the tests' own), `WEIR_TRIAL` (a program for a
+//! stock kernel's user mode), `WEIR_ISO` (a disc of the three that ends QEMU with a status), `WEIR_PROFILER` and
+//! `WEIR_PROFILER_PLUGIN` (what counts instructions), `WEIR_LINUX` (a directory with stock kernels, as far as there are
+//! any) and `WEIR_WORK` (one for their own files).
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};

@@ -58,7 +58,13 @@ fn callbacks_in_the_hypervisor(attacker: &Attacker) -> Outcome {
     };
     accepted("an address of its own", register(CALLBACKTYPE_SYSCALL, 0xffff_ffff_8020_0000))?;
     for address in NOT_A_GUESTS {
-        for kind in [CALLBACKTYPE_EVENT, CALLBACKTYPE_FAILSAFE, CALLBACKTYPE_SYSCALL] {
+        for kind in [
+            CALLBACKTYPE_EVENT,
+            CALLBACKTYPE_FAILSAFE,
+            CALLBACKTYPE_SYSCALL,
+            CALLBACKTYPE_SYSCALL32,
+            CALLBACKTYPE_SYSENTER,
+        ] {
             refused(format!("callback {kind} at {address:#x}"), register(kind, address))?;
         }
         for arguments in [[address, 0, 0], [0, address, 0], [0, 0, address]] {

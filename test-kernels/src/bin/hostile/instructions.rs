@@ -5,13 +5,16 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hypercall_abi::physdev::{PHYSDEVOP_SET_IOPL, PhysdevSetIopl};
-use hypercall_abi::xen::HYPERVISOR_PHYSDEV_OP;
+use hypercall_abi::version::XENVER_EXTRAVERSION;
+use hypercall_abi::xen::{HYPERVISOR_PHYSDEV_OP, HYPERVISOR_SET_DEBUGREG, HYPERVISOR_XEN_VERSION};
 
 use crate::attacker::Attacker;
 use crate::report::{Outcome, accepted, cases, expect, faulted, unharmed};
+use crate::slot::Slot;
 
 cases!("instructions":
     of_ring_0, of_ring_0_without_effect, of_the_io_ports, ports_with_io_privilege, breakpoints, software_interrupts, flags_by_popf, selectors_of_ring_0, far_jumps,
+    watches_on_what_the_hypervisor_uses, watches_behind_a_stack_switch,
 );
 
 /// Debug exception.
@@ -45,7 +48,7 @@ macro_rules! instruction {
         unsafe extern "C" fn execute(argument: u64) {
             // SAFETY: a fault is caught, and without one the registers below are all that can have changed.
             unsafe {
-                asm!($text, inout("rdi") argument => _, out("rax") _, out("rcx") _, out("rdx") _, out("rsi") _);
+                asm!($text, inout("rdi") argument => _, out("rax") _, out("rcx") _, out("rdx") _, out("rsi") _, out("r11") _);
             }
         }
         execute as Instruction
@@ -73,7 +76,7 @@ fn of_ring_0(attacker: &Attacker) -> Outcome {
         ("mov to cr4", instruction!("mov cr4, rdi")),
         ("mov to cr8", instruction!("mov cr8, rdi")),
         ("mov to dr0", instruction!("mov dr0, rdi")),
-        ("mov to dr7", instruction!("mov eax, 3; mov dr7, rax")),
+        ("mov to dr7", instruction!("mov eax, 0x2003; mov dr7, rax")),
         ("wrmsr to the entry point", instruction!("mov ecx, 0xc0000082; xor eax, eax; xor edx, edx; wrmsr")),
         ("wrmsr to the features", instruction!("mov ecx, 0xc0000080; xor eax, eax; xor edx, edx; wrmsr")),
         (
@@ -275,4 +278,61 @@ fn far_jumps(attacker: &Attacker) -> Outcome {
         }
     }
     unharmed("retf to its own code", attacker.run(far_return, 0xe033))
+}
+
+/// Has every access to the eight bytes at `address` stop this kernel while `act` runs.
+fn watching(attacker: &Attacker, address: u64, act: impl FnOnce() -> Outcome) -> Outcome {
+    const ACCESS_TO_8_BYTES: u64 = 1 | 3 << 16 | 2 << 18;
+    let set = |register: u64, value: u64| attacker.call(HYPERVISOR_SET_DEBUGREG, &[register, value]);
+    accepted("an address", set(0, address))?;
+    accepted("a watch", set(7, ACCESS_TO_8_BYTES))?;
+    let outcome = act();
+    accepted("no watch", set(7, 0))?;
+    accepted("no address", set(0, 0))?;
+    outcome
+}
+
+/// The hypervisor reads and writes what a hypercall names, and is not stopped.
+fn watches_on_what_the_hypervisor_uses(attacker: &Attacker) -> Outcome {
+    let slot = Slot::new(attacker)?;
+    let address = slot.address();
+    watching(attacker, address, || {
+        for _ in 0..20 {
+            let arguments = [u64::from(XENVER_EXTRAVERSION), address];
+            accepted("a text", attacker.call(HYPERVISOR_XEN_VERSION, &arguments))?;
+        }
+        faulted("its own access", &[DEBUG], attacker.read(address).map(drop))
+    })?;
+    unharmed("its own access without a watch", attacker.read(address).map(drop))
+}
+
+/// A processor may hold a watch's exception back for one instruction after the stack selector was loaded. If that one
+/// enters the hypervisor, it is stopped on its first instruction.
+fn watches_behind_a_stack_switch(attacker: &Attacker) -> Outcome {
+    static SELECTOR: AtomicU64 = AtomicU64::new(hypercall_abi::arch_x86::FLAT_KERNEL_SS as u64);
+    let entries = [
+        (
+            "syscall",
+            instruction!(
+                "mov rdx, rdi; mov eax, 17; xor edi, edi; xor esi, esi; mov ss, [rdx]; syscall; nop"
+            ),
+        ),
+        ("int3", instruction!("mov ss, [rdi]; int3; nop")),
+        ("int 0x81", instruction!("mov ss, [rdi]; int 0x81; nop")),
+        ("ud2", instruction!("mov ss, [rdi]; ud2; nop")),
+    ];
+    watching(attacker, &raw const SELECTOR as u64, || {
+        for (name, entry) in entries {
+            for _ in 0..20 {
+                if let Err(fault) = attacker.run(entry, &raw const SELECTOR as u64) {
+                    let allowed = [DEBUG, BREAKPOINT, INVALID_OPCODE, GENERAL_PROTECTION];
+                    expect(
+                        allowed.contains(&fault.vector),
+                        alloc::format!("{name} raised {}", fault.vector),
+                    )?;
+                }
+            }
+        }
+        Ok(())
+    })
 }
