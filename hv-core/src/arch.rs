@@ -19,6 +19,7 @@ mod x86_64 {
     pub mod paging;
     pub mod port;
     pub mod power;
+    pub mod secondary;
     pub mod serial;
     pub mod start;
     pub mod switch;

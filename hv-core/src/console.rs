@@ -4,6 +4,7 @@
 //! `HYPERVISOR_console_io`; other domains have consoles of their own, which dom0 serves, and get `EPERM` here. What
 //! a guest can provoke is logged at a bounded rate, so a guest cannot drown the others' messages.
 
+use crate::lock::Mutex;
 use crate::{
     arch::{clock, serial},
     event_channel, guest_access,
@@ -14,7 +15,6 @@ use hypercall_abi::{
     Errno,
     xen::{CONSOLEIO_READ, CONSOLEIO_WRITE, VIRQ_CONSOLE},
 };
-use spin::Mutex;
 
 /// Bytes of log that are kept.
 pub const LOG_SIZE: usize = 32 * 1024;

@@ -5,12 +5,16 @@
 //! locked, so a reference to any CPU may be held anywhere.
 
 use crate::{
-    domain::Domain, own_registers::LoadedRegisters, scheduler::CpuSchedule, time::CpuTimers, vcpu::Vcpu,
+    flush_requests::FlushRequests, own_registers::LoadedRegisters, scheduler::CpuSchedule, time::CpuTimers,
+    vcpu::Vcpu,
 };
 use core::{
     ptr,
     sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
 };
+
+/// Most CPUs that are used; a set of CPUs has a bit for each.
+pub const MOST_CPUS: usize = 16;
 
 /// Things to do before a CPU goes back to a guest, as bits of [`Cpu::work`].
 pub mod work {
@@ -22,7 +26,7 @@ pub mod work {
 
 /// What one CPU owns.
 pub struct Cpu {
-    /// Its number; the boot processor is 0.
+    /// Its number, below [`MOST_CPUS`]; the boot processor is 0.
     pub id: u32,
     /// Its local APIC's identifier.
     pub apic_id: AtomicU32,
@@ -30,13 +34,15 @@ pub struct Cpu {
     current: AtomicPtr<Vcpu>,
     /// Bits of [`work`].
     pub work: AtomicU32,
+    /// Translations that others want it to forget.
+    pub flush_requests: FlushRequests,
     /// The vCPU whose FPU state is in the registers; null when nobody's is.
     pub fpu_owner: AtomicPtr<Vcpu>,
     /// Registers that vCPUs have their own values of, as they are now.
     pub loaded: LoadedRegisters,
     /// TSC when it last went from a guest to the hypervisor or back, while ticks are accounted.
     pub crossed_at: AtomicU64,
-    /// Its run queue.
+    /// What the scheduler keeps for it.
     pub schedule: CpuSchedule,
     /// Its timer queue.
     pub timers: CpuTimers,
@@ -97,6 +103,7 @@ impl Cpu {
             apic_id: AtomicU32::new(0),
             current: AtomicPtr::new(ptr::null_mut()),
             work: AtomicU32::new(0),
+            flush_requests: FlushRequests::new(),
             fpu_owner: AtomicPtr::new(ptr::null_mut()),
             loaded: LoadedRegisters::new(),
             crossed_at: AtomicU64::new(0),
@@ -106,10 +113,10 @@ impl Cpu {
         }
     }
 
-    /// The vCPU that runs here, if any.
+    /// The vCPU that runs here, if any. For another CPU's this is no more than a name.
     #[inline]
     pub fn current(&self) -> Option<&Vcpu> {
-        // SAFETY: the scheduler sets this to a vCPU whose domain it keeps alive while it is set.
+        // SAFETY: a domain lives on until its vCPUs have left their CPUs, and the CPU itself is who asks.
         unsafe { self.current.load(Ordering::Relaxed).as_ref() }
     }
 
@@ -119,9 +126,10 @@ impl Cpu {
         self.current.store(pointer, Ordering::Relaxed);
     }
 
-    /// True when a vCPU of `domain` runs here.
-    pub fn runs(&self, domain: &Domain) -> bool {
-        self.current().is_some_and(|vcpu| ptr::eq(vcpu.domain(), domain))
+    /// The set of CPUs that has this one in it.
+    #[inline]
+    pub fn bit(&self) -> u32 {
+        1 << self.id
     }
 
     /// Asks this CPU to do something before it returns to a guest. For another CPU the caller also sends an

@@ -9,13 +9,14 @@ use crate::{
     frame::DomainMemory,
     frame_object::{FrameArc, FrameBox},
     grant_table::GrantTable,
+    hypercall::HypercallError,
     io_rights::IoRights,
+    lock::{Mutex, MutexGuard, Once, RwLock},
     machine::machine,
     vcpu::Vcpu,
 };
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use hypercall_abi::{DomainId, Errno, MachineFrame, VcpuId, xen::VcpuInfo};
-use spin::{Mutex, Once, RwLock};
 
 /// Most vCPUs a domain can have: those with a place in `shared_info` (`XEN_LEGACY_MAX_VCPUS`).
 pub const MAX_VCPUS: usize = 32;
@@ -67,6 +68,8 @@ pub struct Domain {
     pub io_rights: IoRights,
     /// Serialises the control interface on this domain.
     pub control: Mutex<()>,
+    /// The set of CPUs whose TLBs may know its translations: those that have one of its address spaces loaded.
+    pub cpus: AtomicU32,
     /// The hypervisor has let go of `shared_info`.
     pub shared_info_released: AtomicBool,
     vcpus: [Once<FrameBox<Vcpu>>; MAX_VCPUS],
@@ -114,6 +117,7 @@ impl Domain {
             grant_table: parts.grant_table,
             io_rights: parts.io_rights,
             control: Mutex::new(()),
+            cpus: AtomicU32::new(0),
             shared_info_released: AtomicBool::new(false),
             vcpus: [const { Once::new() }; MAX_VCPUS],
             vcpu_count: AtomicU32::new(0),
@@ -138,6 +142,15 @@ impl Domain {
         let vcpu = slot.call_once(|| vcpu);
         self.vcpu_count.fetch_add(1, Ordering::Release);
         Ok(vcpu)
+    }
+
+    /// The control lock, for one of the domain's own vCPUs. It does not wait: whoever has the lock may be waiting for
+    /// that vCPU to leave its CPU.
+    ///
+    /// # Errors
+    /// `Restart` when somebody else has it.
+    pub fn try_control(&self) -> Result<MutexGuard<'_, ()>, HypercallError> {
+        self.control.try_lock().ok_or(HypercallError::Restart)
     }
 
     /// True from the first call that destroys it.

@@ -34,6 +34,7 @@ pub use signal::{
 };
 pub use two_level::is_pending;
 
+use crate::lock::{Mutex, Once};
 use crate::{
     domain::{DomainRef, MAX_VCPUS},
     frame_object::FrameBox,
@@ -41,7 +42,6 @@ use crate::{
 };
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use hypercall_abi::{DomainId, Errno, PhysicalIrq, Port, VcpuId, event_channel::EVTCHN_2L_NR_CHANNELS};
-use spin::{Mutex, Once};
 
 /// Ports in the table.
 const PORTS: usize = EVTCHN_2L_NR_CHANNELS as usize;

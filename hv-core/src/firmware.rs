@@ -1,10 +1,10 @@
 //! ACPI tables: the few facts the hypervisor needs from firmware.
 //!
-//! Where the I/O APIC is, how its lines differ from the ISA bus's, and how the machine powers off. Tables are read
+//! Where the I/O APIC is, which processors there are, and how the machine powers off. Tables are read
 //! through [`PhysicalMemory`] with their lengths and checksums tested; what is damaged is left out. No byte code is
 //! run: the one value that only byte code holds, the power-off code `\_S5`, is found by its name.
 
-use crate::boot_info::PhysicalMemory;
+use crate::{boot_info::PhysicalMemory, cpu::MOST_CPUS};
 use core::ops::Range;
 use zerocopy::FromBytes;
 
@@ -15,6 +15,23 @@ pub struct Firmware {
     pub io_apic: Option<u64>,
     /// Power control: port, and the value that powers off.
     pub power_off: Option<(u16, u16)>,
+    /// Local APIC identifiers of the processors that can be used.
+    processors: [u32; MOST_CPUS],
+    processor_count: usize,
+}
+
+impl Firmware {
+    /// Local APIC identifiers of the processors that can be used, the boot processor among them.
+    pub fn processors(&self) -> &[u32] {
+        &self.processors[..self.processor_count]
+    }
+
+    fn add_processor(&mut self, id: u32) {
+        if let Some(slot) = self.processors.get_mut(self.processor_count) {
+            *slot = id;
+            self.processor_count += 1;
+        }
+    }
 }
 
 #[derive(FromBytes)]
@@ -47,7 +64,7 @@ pub fn read(memory: &impl PhysicalMemory, root: u64) -> Firmware {
     let mut firmware = Firmware::default();
     for table in tables(memory, root) {
         match memory.read::<[u8; 4]>(table.start).as_ref() {
-            Some(b"APIC") => firmware.io_apic = firmware.io_apic.or(io_apic(memory, &table)),
+            Some(b"APIC") => read_controllers(memory, &table, &mut firmware),
             Some(b"FACP") => firmware.power_off = power_off(memory, &table),
             _ => {}
         }
@@ -99,25 +116,46 @@ fn table_at(memory: &impl PhysicalMemory, address: u64) -> Option<Range<u64>> {
     (sum == 0).then_some(range)
 }
 
-/// The I/O APIC entry with base line 0 in the interrupt controller table.
-fn io_apic(memory: &impl PhysicalMemory, table: &Range<u64>) -> Option<u64> {
+/// The entries of the interrupt controller table; an impossible one ends it.
+fn read_controllers(memory: &impl PhysicalMemory, table: &Range<u64>, firmware: &mut Firmware) {
     const FIRST_ENTRY: u64 = HEADER_SIZE + 8;
-    const IO_APIC: u8 = 1;
     let mut place = table.start + FIRST_ENTRY;
-    while place + 2 <= table.end {
-        let [kind, length]: [u8; 2] = memory.read(place)?;
-        if length < 2 {
-            return None;
+    while let Some([kind, length]) = memory.read::<[u8; 2]>(place).filter(|_| place + 2 <= table.end) {
+        let entry = place..place + u64::from(length);
+        if length < 2 || entry.end > table.end || read_controller(memory, kind, &entry, firmware).is_none() {
+            return;
         }
-        if kind == IO_APIC && length >= 12 {
-            let [address, base]: [u32; 2] = memory.read(place + 4)?;
-            if base == 0 {
-                return Some(u64::from(address));
+        place = entry.end;
+    }
+}
+
+/// One entry; `None` when its contents cannot be read.
+fn read_controller(
+    memory: &impl PhysicalMemory,
+    kind: u8,
+    entry: &Range<u64>,
+    firmware: &mut Firmware,
+) -> Option<()> {
+    const LOCAL_APIC: u8 = 0;
+    const IO_APIC: u8 = 1;
+    const ENABLED: u32 = 1 << 0;
+    match (kind, entry.end - entry.start) {
+        (LOCAL_APIC, 8..) => {
+            let [_, id]: [u8; 2] = memory.read(entry.start + 2)?;
+            let flags: u32 = memory.read(entry.start + 4)?;
+            if flags & ENABLED != 0 {
+                firmware.add_processor(u32::from(id));
             }
         }
-        place += u64::from(length);
+        (IO_APIC, 12..) => {
+            let [address, base]: [u32; 2] = memory.read(entry.start + 4)?;
+            if base == 0 {
+                firmware.io_apic = firmware.io_apic.or(Some(u64::from(address)));
+            }
+        }
+        _ => {}
     }
-    None
+    Some(())
 }
 
 /// Power control from the fixed table and the code of the off state from the byte code it names.
@@ -180,7 +218,7 @@ mod tests {
         memory.0[..8].copy_from_slice(b"RSD PTR ");
         memory.0[16..20].copy_from_slice(0x100u32.as_bytes());
         memory.table(0x100, b"RSDT", [0x200u32, 0x300].as_bytes());
-        let local = [0u8, 8, 0, 0, 1, 0, 0, 0];
+        let local = [[0u8, 8, 0, 4, 1, 0, 0, 0], [0, 8, 1, 6, 0, 0, 0, 0], [0, 8, 2, 9, 1, 0, 0, 0]].concat();
         let io = [[1u8, 12, 0, 0].as_bytes(), [0xfec0_0000u32, 0].as_bytes()].concat();
         memory.table(0x200, b"APIC", &[&[0; 8], &local[..], &io[..]].concat());
         let mut fixed = [0u8; 40];
@@ -192,12 +230,11 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_io_apic_and_the_way_to_power_off() {
+    fn finds_the_io_apic_the_processors_and_the_way_to_power_off() {
         let firmware = read(&machine(), 0);
-        assert_eq!(
-            firmware,
-            Firmware { io_apic: Some(0xfec0_0000), power_off: Some((0x604, 5 << 10 | 1 << 13)) }
-        );
+        assert_eq!(firmware.io_apic, Some(0xfec0_0000));
+        assert_eq!(firmware.power_off, Some((0x604, 5 << 10 | 1 << 13)));
+        assert_eq!(firmware.processors(), [4, 9], "and not the one that is switched off");
     }
 
     #[test]
@@ -206,6 +243,19 @@ mod tests {
         memory.0[0x210] ^= 1;
         assert_eq!(read(&memory, 0).io_apic, None);
         assert!(read(&memory, 0).power_off.is_some());
+    }
+
+    #[test]
+    fn there_may_be_more_processors_than_can_be_used() {
+        let mut memory = machine();
+        let local: Vec<u8> = (0..40).flat_map(|id| [0, 8, id, id, 1, 0, 0, 0]).collect();
+        memory.table(0x500, b"APIC", &[&[0; 8], &local[..]].concat());
+        memory.table(0x100, b"RSDT", [0x500u32].as_bytes());
+        let expected: Vec<u32> = (0..MOST_CPUS as u32).collect();
+        assert_eq!(read(&memory, 0).processors(), expected);
+        let cut = [[0u8, 8, 0, 1, 1, 0, 0, 0], [0, 1, 0, 2, 1, 0, 0, 0]].concat();
+        memory.table(0x500, b"APIC", &[&[0; 8], &cut[..]].concat());
+        assert_eq!(read(&memory, 0).processors(), [1], "nothing behind an impossible entry");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!
 //! Memory below 4 GiB is a zone of its own, used last, so that devices which can address no more find some.
 
+use crate::lock::Mutex;
 use crate::{
     direct_map,
     domain::Domain,
@@ -21,7 +22,6 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 use hypercall_abi::{Errno, MachineFrame};
-use spin::Mutex;
 
 /// Largest block, as a power of two: 4 MiB.
 pub const MAX_ORDER: u32 = 10;

@@ -33,11 +33,11 @@ pub use hypercall::grant_table_op;
 pub use table::frame_for_index;
 pub use unmap::release_all;
 
+use crate::lock::Mutex;
 use active::Granted;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hypercall_abi::grant_table::GNTST_OKAY;
 use maptrack::Maptrack;
-use spin::Mutex;
 
 /// Most frames of shared entries a domain can have, which makes 32,768 grants.
 pub const MOST_GRANT_FRAMES: u32 = 64;

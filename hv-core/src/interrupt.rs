@@ -5,6 +5,7 @@
 //! channel; when it strikes, the hypervisor acknowledges it and sends the event. A level-triggered line stays
 //! masked until the domain says it has handled the device (`PHYSDEVOP_eoi`); a message needs no such thing.
 
+use crate::lock::Mutex;
 use crate::{
     arch::{self, io_apic, msi},
     cpu::{self, Cpu},
@@ -14,7 +15,6 @@ use crate::{
     pci_config::Function,
 };
 use hypercall_abi::{DomainId, Errno, PhysicalIrq, Port};
-use spin::Mutex;
 
 /// Physical interrupts there can be.
 pub const MOST_INTERRUPTS: usize = 192;

@@ -3,10 +3,10 @@
 //! The control domain may use everything except what the hypervisor drives itself (interrupt controllers, the
 //! timer, the serial port). Any other domain may use exactly what the control domain has given it.
 
+use crate::lock::Mutex;
 use crate::machine::machine;
 use core::ops::RangeInclusive;
 use hypercall_abi::{Errno, MachineFrame, PhysicalIrq};
-use spin::Mutex;
 
 /// What a range of numbers means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

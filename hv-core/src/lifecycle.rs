@@ -117,8 +117,7 @@ pub fn unpause(domain: &Domain) -> Result<(), Errno> {
         domain.memory.seal()?;
         domain.stage.store(stage::ALIVE, Ordering::Release);
     }
-    if domain.pause_count.fetch_sub(1, Ordering::AcqRel) == 1 && !domain.is_shut_down.load(Ordering::Acquire)
-    {
+    if domain.pause_count.fetch_sub(1, Ordering::AcqRel) == 1 {
         domain.vcpus().for_each(|vcpu| scheduler::resume(vcpu, not_runnable::DOMAIN_PAUSED));
     }
     Ok(())
@@ -128,9 +127,10 @@ fn stop_vcpus(domain: &Domain) {
     for vcpu in domain.vcpus() {
         scheduler::suspend(vcpu, not_runnable::DOMAIN_PAUSED);
     }
-    // A vCPU on another CPU leaves it at the interrupt that `suspend` sent; the caller's own stops when it returns.
+    // A vCPU on another CPU leaves it at the interrupt that `suspend` sent; the caller's own stops when it returns. None
+    // of them waits for the control lock, which the caller holds.
     for vcpu in domain.vcpus().filter(|vcpu| !arch::cpu::runs_here(vcpu)) {
-        while vcpu.running.load(Ordering::Acquire) {
+        while vcpu.is_on_cpu() {
             arch::cpu::wait_politely();
         }
     }
@@ -149,7 +149,7 @@ pub fn shut_down(domain: &Domain, reason: u32) {
     if earlier == domain::NO_REASON {
         domain.shutdown_reason.store(reason, Ordering::Relaxed);
     }
-    domain.vcpus().for_each(|vcpu| scheduler::suspend(vcpu, not_runnable::DOMAIN_PAUSED));
+    domain.vcpus().for_each(|vcpu| scheduler::suspend(vcpu, not_runnable::DOMAIN_SHUT_DOWN));
     event_channel::notify_global_virq(VIRQ_DOM_EXC);
 }
 

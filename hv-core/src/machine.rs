@@ -3,12 +3,12 @@
 //! There is exactly one [`Machine`], reached through [`machine`]. On the host each test thread has one of its
 //! own, so tests run in parallel and each starts from a known state.
 
+use crate::lock::Once;
 use crate::{
     command_line::CommandLine, domain::DomainTable, frame_allocator::FrameAllocator,
     interrupt::InterruptTable, io_rights::ReservedIo, memory_op::MachineMemoryMap,
-    page_table::HypervisorSlots,
+    page_table::HypervisorSlots, scheduler::RunQueue,
 };
-use spin::Once;
 
 /// The hypervisor's global state. Each part carries its own lock.
 pub struct Machine {
@@ -16,6 +16,8 @@ pub struct Machine {
     pub allocator: FrameAllocator,
     /// Every domain that exists.
     pub domains: DomainTable,
+    /// Vcpus that wait for a CPU.
+    pub run_queue: RunQueue,
     /// The hypervisor's entries in every L4 table.
     pub hypervisor_slots: HypervisorSlots,
     /// The firmware's map of memory.
@@ -34,6 +36,7 @@ impl Machine {
         Self {
             allocator: FrameAllocator::new(),
             domains: DomainTable::new(),
+            run_queue: RunQueue::new(),
             hypervisor_slots: HypervisorSlots::new(),
             memory_map: MachineMemoryMap::new(),
             interrupts: InterruptTable::new(),

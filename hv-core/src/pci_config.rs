@@ -5,7 +5,7 @@
 //! device (to program its interrupt messages) at any time without the two disturbing each other.
 
 use crate::arch::port;
-use spin::Mutex;
+use crate::lock::Mutex;
 
 /// Where the address goes.
 const ADDRESS_PORT: u16 = 0xcf8;

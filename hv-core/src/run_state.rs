@@ -43,7 +43,7 @@ impl RunState {
         }
     }
 
-    /// Changes to `state` at system time `now`. Only whoever holds the lock of the vCPU's run queue does this.
+    /// Changes to `state` at system time `now`. Only whoever holds the run queue's lock does this.
     #[inline]
     fn enter(&self, state: u32, now: u64) {
         let previous = self.state.swap(state, Ordering::Relaxed);
@@ -66,7 +66,7 @@ impl RunState {
 
     /// It cannot run for the reasons in `paused` (see [`not_runnable`]).
     pub fn stop(&self, paused: u32, now: u64) {
-        let offline = paused & (not_runnable::OFFLINE | not_runnable::DOMAIN_PAUSED) != 0;
+        let offline = paused & not_runnable::KEPT_OFF != 0;
         self.enter(if offline { RUNSTATE_OFFLINE } else { RUNSTATE_BLOCKED }, now);
     }
 

@@ -2,9 +2,11 @@
 //!
 //! System time is nanoseconds since Weir started, derived from the TSC. A guest gets the scale in its
 //! `vcpu_time_info` and computes the time itself; only arming a timer takes a hypercall. A vCPU has one entry in
-//! its CPU's timer queue, at the earlier of its one-shot timer and the deadline of a poll, so arming cannot fail
-//! and an idle guest costs nothing.
+//! a CPU's timer queue, at the earlier of its one-shot timer and the deadline of a poll, so arming cannot fail
+//! and an idle guest costs nothing. It is the queue of the CPU that it ran on when it last armed a timer; only the
+//! vCPU itself moves from one queue to another, so what fires on the one is woken to run on any.
 
+use crate::lock::Mutex;
 use crate::{
     arch::{self, clock},
     cpu::{Cpu, work},
@@ -19,13 +21,12 @@ use crate::{
 };
 use core::{
     mem::offset_of,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 use hypercall_abi::{
     DomainId, Errno, MachineFrame,
     xen::{SharedInfo, VIRQ_TIMER, VcpuTimeInfo, XEN_PVCLOCK_TSC_STABLE_BIT},
 };
-use spin::Mutex;
 
 /// A deadline that never comes.
 pub const NEVER: u64 = u64::MAX;
@@ -33,6 +34,8 @@ pub const NEVER: u64 = u64::MAX;
 /// A vCPU's timers; deadlines are system time in nanoseconds.
 pub struct VcpuTimers {
     place: AtomicU32,
+    /// The CPU whose queue its entry is in; changes under that queue's lock.
+    home: AtomicU8,
     one_shot: AtomicU64,
     poll: AtomicU64,
 }
@@ -40,7 +43,12 @@ pub struct VcpuTimers {
 impl VcpuTimers {
     /// No timer armed.
     pub const fn new() -> Self {
-        Self { place: AtomicU32::new(NOWHERE), one_shot: AtomicU64::new(NEVER), poll: AtomicU64::new(NEVER) }
+        Self {
+            place: AtomicU32::new(NOWHERE),
+            home: AtomicU8::new(0),
+            one_shot: AtomicU64::new(NEVER),
+            poll: AtomicU64::new(NEVER),
+        }
     }
 
     fn earliest(&self) -> u64 {
@@ -87,25 +95,51 @@ impl CpuTimers {
         self.queue.lock().reserve()
     }
 
-    /// Forgets a vCPU.
-    pub fn retire(&self, vcpu: &Vcpu) {
-        let mut queue = self.queue.lock();
-        queue.remove(Sleeper(VcpuPointer::new(vcpu)));
-        queue.unreserve();
+    /// Gives back the room of one vCPU.
+    pub fn unreserve(&self) {
+        self.queue.lock().unreserve();
+    }
+
+    fn remove(&self, vcpu: &Vcpu) {
+        self.queue.lock().remove(Sleeper(VcpuPointer::new(vcpu)));
     }
 
     fn update(&self, vcpu: &Vcpu) {
-        let sleeper = Sleeper(VcpuPointer::new(vcpu));
-        let mut queue = self.queue.lock();
-        match vcpu.timers.earliest() {
-            NEVER => queue.remove(sleeper),
-            deadline => queue.set(sleeper, deadline),
-        }
+        place(&mut self.queue.lock(), vcpu);
     }
 
-    fn next_deadline(&self) -> u64 {
-        self.queue.lock().first().map_or(NEVER, |(deadline, _)| deadline)
+    /// Fires what is due; returns the next deadline. All under the lock: a vCPU that is about to go for good is taken out
+    /// under it first, so what is found here is there.
+    fn fire_due(&self, now: u64) -> u64 {
+        let mut queue = self.queue.lock();
+        loop {
+            let Some((deadline, Sleeper(pointer))) = queue.first() else { return NEVER };
+            if deadline > now {
+                return deadline;
+            }
+            fire(pointer.get(), now);
+            place(&mut queue, pointer.get());
+        }
     }
+}
+
+/// Puts a vCPU where its timers belong in its queue.
+fn place(queue: &mut IndexedHeap<Sleeper>, vcpu: &Vcpu) {
+    let sleeper = Sleeper(VcpuPointer::new(vcpu));
+    match vcpu.timers.earliest() {
+        NEVER => queue.remove(sleeper),
+        deadline => queue.set(sleeper, deadline),
+    }
+}
+
+fn home_of(vcpu: &Vcpu) -> &'static CpuTimers {
+    &arch::cpu::by_number(vcpu.timers.home.load(Ordering::Relaxed)).timers
+}
+
+/// Forgets a vCPU that is off its CPU for good.
+pub fn retire(vcpu: &Vcpu) {
+    home_of(vcpu).remove(vcpu);
+    arch::cpu::all().for_each(|cpu| cpu.timers.unreserve());
 }
 
 impl Default for CpuTimers {
@@ -114,13 +148,13 @@ impl Default for CpuTimers {
     }
 }
 
-/// Arms or, with [`NEVER`], disarms the vCPU's one-shot timer, which raises `VIRQ_TIMER`.
+/// Arms or, with [`NEVER`], disarms the running vCPU's one-shot timer, which raises `VIRQ_TIMER`.
 pub fn set_one_shot(vcpu: &Vcpu, deadline: u64) {
     vcpu.timers.one_shot.store(deadline, Ordering::Relaxed);
     update(vcpu);
 }
 
-/// Arms or disarms the deadline of a poll.
+/// Arms or disarms the deadline of the running vCPU's poll.
 pub fn set_poll_deadline(vcpu: &Vcpu, deadline: u64) {
     if vcpu.timers.poll.swap(deadline, Ordering::Relaxed) != deadline {
         update(vcpu);
@@ -129,22 +163,32 @@ pub fn set_poll_deadline(vcpu: &Vcpu, deadline: u64) {
 
 fn update(vcpu: &Vcpu) {
     let cpu = arch::cpu::this_cpu();
+    if u32::from(vcpu.timers.home.load(Ordering::Relaxed)) != cpu.id {
+        move_here(vcpu, cpu);
+    }
     cpu.timers.update(vcpu);
     cpu.request(work::TIMERS);
+}
+
+/// The vCPU has come to another CPU since it last armed a timer. Only it itself changes its home, so nobody can put it
+/// back into the old queue after this.
+#[cold]
+fn move_here(vcpu: &Vcpu, cpu: &Cpu) {
+    let old = home_of(vcpu);
+    let mut queue = old.queue.lock();
+    queue.remove(Sleeper(VcpuPointer::new(vcpu)));
+    vcpu.timers.home.store(cpu.id as u8, Ordering::Relaxed);
 }
 
 /// Fires what is due on this CPU and sets the hardware timer to what comes next.
 pub fn run_timers(cpu: &Cpu) {
     let now = clock::now();
-    while let Some(vcpu) = take_due(cpu, now) {
-        fire(vcpu, now);
-        cpu.timers.update(vcpu);
-    }
+    let deadline = cpu.timers.fire_due(now);
     let slice_end = cpu.schedule.slice_end();
     if now >= slice_end {
         cpu.request(work::RESCHEDULE);
     }
-    let next = cpu.timers.next_deadline().min(slice_end);
+    let next = deadline.min(slice_end);
     if cpu.timers.programmed.swap(next, Ordering::Relaxed) != next || next <= now {
         clock::set_timer(next);
     }
@@ -156,26 +200,20 @@ pub fn timer_interrupt(cpu: &Cpu) {
     cpu.request(work::TIMERS);
 }
 
-fn take_due(cpu: &Cpu, now: u64) -> Option<&'static Vcpu> {
-    let mut queue = cpu.timers.queue.lock();
-    let (deadline, Sleeper(pointer)) = queue.first()?;
-    if deadline > now {
-        return None;
-    }
-    queue.pop();
-    Some(pointer.get())
-}
-
 fn fire(vcpu: &Vcpu, now: u64) {
-    if vcpu.timers.one_shot.load(Ordering::Relaxed) <= now {
-        vcpu.timers.one_shot.store(NEVER, Ordering::Relaxed);
+    if take_due(&vcpu.timers.one_shot, now) {
         event_channel::notify_virq(vcpu, VIRQ_TIMER);
     }
-    if vcpu.timers.poll.load(Ordering::Relaxed) <= now {
-        vcpu.timers.poll.store(NEVER, Ordering::Relaxed);
+    if take_due(&vcpu.timers.poll, now) {
         event_channel::stop_polling(vcpu);
         scheduler::resume(vcpu, not_runnable::POLLING);
     }
+}
+
+/// Disarms a timer that is due, unless its vCPU, which may be running elsewhere, has just set it anew.
+fn take_due(timer: &AtomicU64, now: u64) -> bool {
+    let deadline = timer.load(Ordering::Relaxed);
+    deadline <= now && timer.compare_exchange(deadline, NEVER, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
 /// `HYPERVISOR_set_timer_op`: one absolute deadline in nanoseconds; zero disarms.

@@ -165,8 +165,12 @@ pub mod not_runnable {
     pub const POLLING: u32 = 1 << 1;
     /// Never brought up, or taken down again (`VCPUOP_down`).
     pub const OFFLINE: u32 = 1 << 2;
-    /// Its domain is paused by the control domain, under construction, shut down or dying.
+    /// Its domain is paused by the control domain, under construction, or dying.
     pub const DOMAIN_PAUSED: u32 = 1 << 3;
+    /// Its domain has shut down, and never runs again.
+    pub const DOMAIN_SHUT_DOWN: u32 = 1 << 4;
+    /// Those that make it look offline rather than blocked.
+    pub const KEPT_OFF: u32 = OFFLINE | DOMAIN_PAUSED | DOMAIN_SHUT_DOWN;
 }
 
 /// A virtual CPU.
@@ -178,9 +182,11 @@ pub struct Vcpu {
     domain: AtomicPtr<Domain>,
     /// Reasons not to run; see [`not_runnable`].
     pub paused: AtomicU32,
-    /// On a physical CPU right now.
+    /// Chosen to run; changes under the lock of the run queue.
     pub running: AtomicBool,
-    /// Physical CPU it last ran on.
+    /// A CPU uses its context. That CPU may be leaving it while another one has already chosen it, and waits.
+    pub on_cpu: AtomicBool,
+    /// Physical CPU it runs on, or last ran on.
     pub processor: AtomicU8,
     /// The vCPU has been given a context (`XEN_DOMCTL_setvcpucontext` or `VCPUOP_initialise`).
     pub initialised: AtomicBool,
@@ -223,6 +229,7 @@ impl Vcpu {
             domain: AtomicPtr::new(core::ptr::from_ref(domain).cast_mut()),
             paused: AtomicU32::new(not_runnable::OFFLINE | not_runnable::DOMAIN_PAUSED),
             running: AtomicBool::new(false),
+            on_cpu: AtomicBool::new(false),
             processor: AtomicU8::new(0),
             initialised: AtomicBool::new(false),
             nmi_pending: AtomicBool::new(false),
@@ -247,9 +254,9 @@ impl Vcpu {
     /// The context, for the CPU that runs the vCPU or the one party that holds it paused.
     ///
     /// # Safety
-    /// No other reference to the context may exist: either the caller is the CPU on which `running` was set, or
-    /// `running` is clear and the caller holds the domain's `control` lock with a reason in `paused` that only
-    /// that lock's holder clears.
+    /// No other reference to the context may exist: either the caller is the CPU that set `on_cpu`, or the vCPU is
+    /// [off its CPU](Self::is_on_cpu) and the caller holds the domain's `control` lock with a reason in `paused` that
+    /// only that lock's holder clears.
     #[inline]
     #[expect(clippy::mut_from_ref, reason = "exclusivity is the caller's to prove")]
     pub unsafe fn context_mut(&self) -> &mut Context {
@@ -264,14 +271,19 @@ impl Vcpu {
     #[expect(clippy::mut_from_ref, reason = "the domain's control lock makes the caller the only one")]
     pub fn paused_context(&self) -> Result<&mut Context, Errno> {
         debug_assert!(self.domain().control.is_locked(), "the caller holds the control lock");
-        const KEPT_FROM_RUNNING: u32 = not_runnable::OFFLINE | not_runnable::DOMAIN_PAUSED;
         let paused = self.paused.load(Ordering::Acquire);
-        if paused & KEPT_FROM_RUNNING == 0 || self.running.load(Ordering::Acquire) {
+        if paused & not_runnable::KEPT_OFF == 0 || self.is_on_cpu() {
             return Err(Errno::EBUSY);
         }
         // SAFETY: the vCPU is off its CPU; it gets back only when the reasons are cleared, which takes the control
         // lock that the caller holds, and any other caller of this function would have to hold it too.
         Ok(unsafe { self.context_mut() })
+    }
+
+    /// True while a CPU runs it, is about to, or has not left it for good.
+    pub fn is_on_cpu(&self) -> bool {
+        // In this order: who chooses it sets the first before the second is clear.
+        self.on_cpu.load(Ordering::Acquire) || self.running.load(Ordering::Acquire)
     }
 
     /// The `vcpu_info` this vCPU shares with its guest, once its place is known.
@@ -373,5 +385,27 @@ impl VcpuPointer {
     pub fn get<'a>(self) -> &'a Vcpu {
         // SAFETY: `scheduler::retire` takes a vCPU out of every queue before its domain may be dropped.
         unsafe { self.0.as_ref() }
+    }
+}
+
+/// A [`VcpuPointer`], or none, that several CPUs may look at.
+#[derive(Default)]
+pub struct SharedVcpuPointer(AtomicPtr<Vcpu>);
+
+impl SharedVcpuPointer {
+    /// None.
+    pub const fn none() -> Self {
+        Self(AtomicPtr::new(core::ptr::null_mut()))
+    }
+
+    /// Remembers a vCPU, or none.
+    pub fn set(&self, vcpu: Option<&Vcpu>) {
+        let pointer = vcpu.map_or(core::ptr::null_mut(), |vcpu| core::ptr::from_ref(vcpu).cast_mut());
+        self.0.store(pointer, Ordering::Relaxed);
+    }
+
+    /// The vCPU. As with every queue, it must be taken out before its domain goes.
+    pub fn get(&self) -> Option<VcpuPointer> {
+        NonNull::new(self.0.load(Ordering::Relaxed)).map(VcpuPointer)
     }
 }

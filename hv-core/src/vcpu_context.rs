@@ -28,10 +28,11 @@ use hypercall_abi::{
 /// Gives a vCPU that has never run the state at guest address `address`.
 ///
 /// # Errors
-/// `EEXIST` when it has a state already, `EFAULT`, and `EINVAL` for a state no vCPU may have.
+/// `EEXIST` when it has a state already, `EFAULT`, and `EINVAL` for a state no vCPU may have; `Restart` while the control
+/// domain works on the domain.
 pub fn initialise(domain: &Domain, vcpu: &Vcpu, address: u64) -> Result<(), HypercallError> {
     let state: VcpuGuestContext = guest_access::read(address)?;
-    let _control = domain.control.lock();
+    let _control = domain.try_control()?;
     if vcpu.initialised.load(Ordering::Acquire) {
         return Err(Errno::EEXIST.into());
     }

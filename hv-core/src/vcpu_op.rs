@@ -3,12 +3,12 @@
 use crate::{
     arch::clock,
     direct_map, frame, guest_access,
-    hypercall::{Arguments, Caller, HypercallResult},
+    hypercall::{Arguments, Caller, HypercallError, HypercallResult},
     lifecycle, run_state, scheduler, time, trap,
     vcpu::{Vcpu, not_runnable},
     vcpu_context,
 };
-use core::{mem::offset_of, ptr, sync::atomic::Ordering};
+use core::{mem::offset_of, sync::atomic::Ordering};
 use hypercall_abi::{
     Errno, MachineFrame, VcpuId,
     sched::SHUTDOWN_POWEROFF,
@@ -55,20 +55,20 @@ pub fn vcpu_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResul
     Ok(0)
 }
 
-/// A domain whose last vCPU goes has switched itself off.
+/// A domain whose last vCPU goes has switched itself off. Of several that go at once, one sees that nobody is left,
+/// because each is marked before it looks.
 fn take_down(caller: &Caller<'_>, vcpu: &Vcpu) {
-    let is_up = |other: &Vcpu| other.paused.load(Ordering::Acquire) & not_runnable::OFFLINE == 0;
-    if caller.domain.vcpus().any(|other| !ptr::eq(other, vcpu) && is_up(other)) {
-        scheduler::suspend(vcpu, not_runnable::OFFLINE);
-    } else {
+    scheduler::suspend(vcpu, not_runnable::OFFLINE);
+    let is_up = |other: &Vcpu| other.paused.load(Ordering::SeqCst) & not_runnable::OFFLINE == 0;
+    if !caller.domain.vcpus().any(is_up) {
         lifecycle::shut_down(caller.domain, SHUTDOWN_POWEROFF);
     }
 }
 
-fn bring_up(caller: &Caller<'_>, vcpu: &Vcpu) -> Result<(), Errno> {
-    let _control = caller.domain.control.lock();
+fn bring_up(caller: &Caller<'_>, vcpu: &Vcpu) -> Result<(), HypercallError> {
+    let _control = caller.domain.try_control()?;
     if !vcpu.initialised.load(Ordering::Acquire) {
-        return Err(Errno::EINVAL);
+        return Err(Errno::EINVAL.into());
     }
     scheduler::resume(vcpu, not_runnable::OFFLINE);
     Ok(())

@@ -108,7 +108,8 @@ impl Dom0 {
             dom0_words: &self.own_words,
         };
         let machine = boot::on_weir(load, &scratch).unwrap_or_else(|error| panic!("{error:#}"));
-        ((self.change)(machine.time_limit(LIMIT)), scratch)
+        let machine = machine.processors(program::processors()).time_limit(LIMIT);
+        ((self.change)(machine), scratch)
     }
 }
 

@@ -28,7 +28,7 @@ impl Kernel {
         fs::write(&path, bundle(modules)).expect("the scratch directory takes files");
         let machine = Machine::with_kernel(program::path("WEIR_IMAGE"));
         let machine = machine.module(&path).command_line(DEBUG_EXIT).time_limit(LIMIT);
-        Self { machine, scratch }
+        Self { machine: machine.processors(program::processors()), scratch }
     }
 
     /// Weir with the kernel that checks from within that the hypervisor keeps its promises.

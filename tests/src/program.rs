@@ -41,3 +41,17 @@ pub fn images() -> Images {
 pub fn scratch() -> Scratch {
     Scratch::create(&path("WEIR_WORK"), "test").unwrap_or_else(|error| panic!("{error:#}"))
 }
+
+/// Processors of machines for which a test says nothing else: `cargo xtask test --cpus` says so.
+///
+/// # Panics
+///
+/// If the environment has something else than a number.
+pub fn processors() -> u32 {
+    match std::env::var(xtask::test::PROCESSORS) {
+        Ok(number) => {
+            number.parse().unwrap_or_else(|_| panic!("{}={number} is no number", xtask::test::PROCESSORS))
+        }
+        Err(_) => 1,
+    }
+}

@@ -8,7 +8,8 @@ use xtask::build::{Images, Profiler};
 
 /// The lines with figures of one run, as far as they are exact.
 fn figures() -> Vec<String> {
-    let report = Dom0::new().with(with_devices).run(["bench micro"]);
+    let machine = Dom0::new().with(|machine| with_devices(machine).processors(1));
+    let report = machine.run(["bench micro"]);
     report.expect_success();
     let lines = report.output("bench micro").lines();
     lines.filter(|line| is_exact(line)).map(str::to_owned).collect()

@@ -106,3 +106,39 @@ fn a_guest_that_never_ends_leaves_others_their_share_and_can_be_destroyed() {
         bench.expect_nothing_left(mode);
     }
 }
+
+/// How long a machine may take for races: whoever holds a lock may itself have to wait for a processor of this computer.
+const RACE_LIMIT: Duration = Duration::from_secs(400);
+
+/// Virtual CPUs that fight for the same frames, entries, grants and ports, while other guests come and go.
+fn races_harm_nobody(processors: u32, vcpus: u32) {
+    let mut dom0 = Dom0::new()
+        .kernel("hostile", "WEIR_HOSTILE")
+        .with(move |machine| machine.processors(processors).time_limit(RACE_LIMIT))
+        .start();
+    dom0.succeed("create villain");
+    dom0.succeed("guest-run villain info");
+    dom0.succeed("destroy villain");
+    let before = Ledger::of(&mut dom0);
+    let create = "create villain kernel=hostile memory=64 on_crash=preserve cmdline=races=150";
+    dom0.succeed(&format!("{create} vcpus={vcpus}"));
+    for _ in 0..5 {
+        dom0.succeed("create passer-by");
+        dom0.succeed("guest-run passer-by info");
+        dom0.succeed("destroy passer-by");
+    }
+    dom0.wait_until_gone("villain");
+    let console = dom0.succeed("console villain --tail 40");
+    assert!(console.contains("hostile: 2 passed, 0 failed"), "{console}\n{}", dom0.console());
+    before.expect_same(&mut dom0, "races");
+}
+
+#[test]
+fn virtual_cpus_that_race_on_one_processor_harm_nobody() {
+    races_harm_nobody(1, 4);
+}
+
+#[test]
+fn virtual_cpus_that_race_on_two_processors_harm_nobody() {
+    races_harm_nobody(2, 4);
+}

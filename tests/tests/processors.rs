@@ -97,3 +97,18 @@ fn a_stock_linux_uses_four_virtual_cpus() {
 fn a_stock_linux_uses_eight_virtual_cpus() {
     works_with(8, 1);
 }
+
+#[test]
+fn a_stock_linux_uses_one_virtual_cpu_of_two_processors() {
+    works_with(1, 2);
+}
+
+#[test]
+fn a_stock_linux_uses_two_virtual_cpus_on_two_processors() {
+    works_with(2, 2);
+}
+
+#[test]
+fn a_stock_linux_uses_four_virtual_cpus_on_two_processors() {
+    works_with(4, 2);
+}

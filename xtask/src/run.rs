@@ -49,8 +49,8 @@ pub struct Options {
     /// Memory of the machine in MiB.
     #[arg(long, value_name = "MIB", default_value_t = DEFAULT_MEMORY_MIB)]
     pub memory: u32,
-    /// Number of processors.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    /// Number of processors (also `--smp`).
+    #[arg(long = "cpus", alias = "smp", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub smp: u32,
     /// Raw disk file for domain 0 [default: work/disk.img, made if missing].
     #[arg(long, value_name = "FILE")]
@@ -76,7 +76,7 @@ pub struct Options {
 pub fn run(workspace: &Workspace, options: &Options, consent: Consent) -> Result<u8> {
     ensure!(
         !options.icount || options.smp == 1,
-        "--icount counts the instructions of one processor: leave out --smp"
+        "--icount counts the instructions of one processor: leave out --cpus"
     );
     setup::ensure(workspace, consent)?;
     let images = build::build(workspace)?;

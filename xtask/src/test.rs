@@ -28,6 +28,8 @@ use crate::setup;
 use crate::toolchain::cargo;
 use crate::workspace::Workspace;
 
+/// The environment variable that says how many processors the tests' machines have.
+pub const PROCESSORS: &str = "WEIR_PROCESSORS";
 /// At most so many machines at once: each of them keeps a processor busy, and memory is not endless.
 const MOST_MACHINES: usize = 2;
 
@@ -43,6 +45,9 @@ pub struct Options {
     /// Only the integration tests in QEMU.
     #[arg(long)]
     pub qemu_only: bool,
+    /// Processors of the machines in QEMU, where a test needs no number of its own.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub cpus: u32,
 }
 
 /// Runs the tests; returns whether all passed.
@@ -85,7 +90,8 @@ fn qemu_tests(workspace: &Workspace, options: &Options, consent: Consent) -> Res
         .envs(kernels)
         .envs(profiler.environment())
         .env("WEIR_ISO", &disc)
-        .env("WEIR_WORK", &work);
+        .env("WEIR_WORK", &work)
+        .env(PROCESSORS, options.cpus.to_string());
     for kernel in linux::Kernel::ALL {
         if let Err(error) = linux::ensure(workspace, kernel) {
             progress::stage(format_args!("tests with Linux {} are skipped: {error:#}", kernel.name()));
@@ -214,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_filter_reaches_the_tests() {
-        let options = Options { filter: Some("ring".to_owned()), host_only: false, qemu_only: false };
+        let options =
+            Options { filter: Some("ring".to_owned()), host_only: false, qemu_only: false, cpus: 1 };
         assert!(command::shown(&host_tests(&options)).ends_with("--no-fail-fast ring"));
     }
 }

@@ -130,12 +130,22 @@ pub mod cpu {
         core::iter::once(this_cpu())
     }
 
+    /// The CPU this thread stands for, whatever its number.
+    pub fn by_number(_number: u8) -> &'static Cpu {
+        this_cpu()
+    }
+
     /// There is no other CPU to interrupt.
     pub fn kick(_cpu: &Cpu) {}
 
     /// True when the vCPU is the current one.
     pub fn runs_here(vcpu: &Vcpu) -> bool {
         this_cpu().current().is_some_and(|current| core::ptr::eq(current, vcpu))
+    }
+
+    /// Lets other threads run.
+    pub fn wait_in_place() {
+        wait_politely();
     }
 
     /// Lets other threads run.

@@ -4,6 +4,7 @@
 //! new state, and closed by [`close`], which gives the number back last. In between a port is never half a thing.
 
 use super::{Channel, EventChannels, State, two_level};
+use crate::lock::MutexGuard;
 use crate::{
     domain::{self, Domain, DomainRef},
     interrupt,
@@ -17,7 +18,6 @@ use hypercall_abi::{
     },
     xen::{NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU},
 };
-use spin::MutexGuard;
 
 /// The vCPU a port notifies unless somebody chooses.
 const FIRST_VCPU: VcpuId = VcpuId(0);

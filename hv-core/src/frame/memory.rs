@@ -1,6 +1,7 @@
 //! What a domain has of the machine's memory, and the books about it.
 
 use super::{FrameList, info};
+use crate::lock::{Mutex, MutexGuard};
 use crate::{
     arch,
     domain::{self, Domain},
@@ -8,7 +9,6 @@ use crate::{
 };
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hypercall_abi::{Errno, MachineFrame};
-use spin::{Mutex, MutexGuard};
 
 /// Set in [`DomainMemory::foreign_mappings`] once the domain has run: no more of them.
 const SEALED: u32 = 1 << 31;

@@ -1,6 +1,7 @@
 //! Where things are: the machine's memory map, and the machine-to-pseudo-physical table.
 
 use super::read;
+use crate::lock::Mutex;
 use crate::{
     arch, direct_map, guest_access,
     hypercall::{Caller, HypercallResult},
@@ -11,7 +12,6 @@ use hypercall_abi::{
     arch_x86::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START},
     memory::*,
 };
-use spin::Mutex;
 
 /// Most ranges of a memory map: firmware gives a few dozen.
 const MAX_RANGES: usize = 128;

@@ -1,6 +1,7 @@
 //! The right to change a domain's page tables, for as long as one hypercall works on them.
 
 use super::Entry;
+use crate::lock::MutexGuard;
 use crate::{
     arch,
     domain::Domain,
@@ -8,7 +9,6 @@ use crate::{
     hypercall::HypercallError,
 };
 use hypercall_abi::{DomainId, Errno, MachineFrame};
-use spin::MutexGuard;
 
 /// Tables that can wait to be undone at once: a failed validation leaves one a level (2 to 4), and undoing the
 /// topmost of them finds at most one below each of its levels.

@@ -8,12 +8,11 @@
 //! for which it interrupts: waiting for that before anything runs would cost every start half a second.
 
 use super::{io_apic, local_apic, port};
-use crate::time;
+use crate::{lock::Once, time};
 use core::{
     arch::x86_64::_rdtsc,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
-use spin::Once;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 

@@ -6,7 +6,7 @@
 //! fixed address ([`crate::layout::DESCRIPTOR_WINDOW_BASE`]); switching vCPUs rewrites the window's page-table
 //! entries, and GDTR never changes.
 
-use super::paging;
+use super::{cpu::own_tables, entry, paging};
 use crate::{
     direct_map,
     layout::{DESCRIPTOR_WINDOW_BASE, DESCRIPTOR_WINDOW_SIZE, PAGE_SIZE},
@@ -59,7 +59,7 @@ pub enum InterruptStack {
 }
 
 /// What a CPU's descriptor tables need in memory.
-struct Tables {
+pub struct Tables {
     tss: TaskStateSegment,
     gdt_page: MachineFrame,
     zero: MachineFrame,
@@ -72,17 +72,19 @@ struct Tables {
 /// Descriptors in a page.
 const ENTRIES_PER_PAGE: usize = 512;
 
-/// The boot CPU's tables, in a cell because the CPU itself reads the TSS at any time.
-struct TableCell(UnsafeCell<Option<Tables>>);
-
-// SAFETY: only the boot CPU uses its tables.
-unsafe impl Sync for TableCell {}
+/// One CPU's tables, in a cell because the CPU itself reads the TSS at any time.
+pub struct TableCell(UnsafeCell<Option<Tables>>);
 
 impl TableCell {
+    /// No tables yet.
+    pub const fn new() -> Self {
+        Self(UnsafeCell::new(None))
+    }
+
     /// The tables.
     ///
     /// # Safety
-    /// Only on the boot CPU, and not while another reference lives.
+    /// Only on the CPU they belong to, and not while another reference lives.
     #[expect(clippy::mut_from_ref, reason = "the caller vouches for being the only one")]
     unsafe fn get_mut(&self) -> &mut Option<Tables> {
         // SAFETY: the caller's promise.
@@ -90,9 +92,7 @@ impl TableCell {
     }
 }
 
-static BOOT_TABLES: TableCell = TableCell(UnsafeCell::new(None));
-
-/// Frames that the boot CPU's tables and special stacks need, in order: the GDT page, four interrupt stacks, and
+/// Frames that a CPU's tables and special stacks need, in order: the GDT page, four interrupt stacks, and
 /// the empty page that stands for GDT pages a guest has not set.
 pub const FRAMES_NEEDED: usize = 6;
 
@@ -108,9 +108,13 @@ pub fn set_up(frames: [MachineFrame; FRAMES_NEEDED]) {
     ] {
         tss.ist[stack as usize - 1] = direct_map::pointer(frame) as u64 + PAGE_SIZE;
     }
+    // Above the debug stack stands where the entry code finds this CPU's words for SYSCALL.
+    tss.ist[InterruptStack::Debug as usize - 1] -= entry::DEBUG_STACK_HEAD;
+    let head = (PAGE_SIZE - entry::DEBUG_STACK_HEAD) as usize / 8;
+    direct_map::words(debug)[head].store(entry::syscall_words(), Ordering::Relaxed);
     tss.iomap_base = size_of::<TaskStateSegment>() as u16;
-    // SAFETY: runs once, on the boot CPU, before anything else uses the tables.
-    let tables = unsafe { BOOT_TABLES.get_mut() }.insert(Tables {
+    // SAFETY: runs once on each CPU, with its own, before anything else uses the tables.
+    let tables = unsafe { own_tables().get_mut() }.insert(Tables {
         tss,
         gdt_page,
         zero,
@@ -184,7 +188,7 @@ fn load() {
 /// Points the CPU's entries from ring 3 at the end of a vCPU's saved frame.
 pub fn set_entry_stack(end_of_frame: u64) {
     // SAFETY: only this CPU uses its TSS, and it reads it when it next enters from ring 3.
-    if let Some(tables) = unsafe { BOOT_TABLES.get_mut() } {
+    if let Some(tables) = unsafe { own_tables().get_mut() } {
         tables.tss.rsp[0] = end_of_frame;
     }
 }
@@ -194,7 +198,7 @@ pub fn set_entry_stack(end_of_frame: u64) {
 /// Most guests have one page of GDT or none, and no LDT: only what the window shows now or is to show is touched.
 pub fn show_guest_tables(context: &Context) {
     // SAFETY: as in `set_entry_stack`.
-    let Some(tables) = (unsafe { BOOT_TABLES.get_mut() }) else { return };
+    let Some(tables) = (unsafe { own_tables().get_mut() }) else { return };
     let pages = (context.gdt_entries as usize).div_ceil(ENTRIES_PER_PAGE);
     for page in 0..pages.max(tables.shown_pages) {
         let frame = context.gdt_frames.get(page).copied().flatten().unwrap_or(tables.zero);

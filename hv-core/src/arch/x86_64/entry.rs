@@ -15,9 +15,9 @@
 //! scratch words and over the general registers, which still stand in the CPU; see [`super::switch`].
 
 use super::descriptor_tables::{HYPERVISOR_CODE, InterruptStack};
+use crate::{cpu::MOST_CPUS, lock::Once};
 use core::{arch::global_asm, mem::offset_of, sync::atomic::AtomicU64};
 use hypercall_abi::arch_x86::{CpuUserRegs, FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
-use spin::Once;
 
 /// `entry_vector` of a frame made by SYSCALL (Xen's `TRAP_syscall`).
 pub const SYSCALL_VECTOR: u32 = 0x100;
@@ -32,15 +32,37 @@ pub const SYSENTER_VECTOR: u32 = 0x102;
 const STACK_OFFSET: usize =
     offset_of!(crate::vcpu::Context, hypervisor_stack) - offset_of!(crate::vcpu::Context, registers);
 
-/// Where SYSCALL on the boot CPU finds the end of the frame to push to, and saves the guest's stack pointer.
-#[unsafe(no_mangle)]
-static SYSCALL_FRAME_END: AtomicU64 = AtomicU64::new(0);
-#[unsafe(no_mangle)]
-static SYSCALL_GUEST_STACK: AtomicU64 = AtomicU64::new(0);
+/// What SYSCALL needs on one CPU, in a cache line of its own.
+#[repr(C, align(64))]
+struct SyscallWords {
+    /// The end of the frame to push to.
+    frame_end: AtomicU64,
+    /// Keeps the guest's stack pointer for a moment.
+    guest_stack: AtomicU64,
+}
 
-/// Points SYSCALL at the end of a vCPU's saved frame.
+/// SYSCALL leaves no register to find anything by, so each CPU has an entry of its own that names its own words.
+#[unsafe(no_mangle)]
+static SYSCALL_WORDS: [SyscallWords; MOST_CPUS] =
+    [const { SyscallWords { frame_end: AtomicU64::new(0), guest_stack: AtomicU64::new(0) } }; MOST_CPUS];
+
+/// Bytes above the stack for debug exceptions: the address of the CPU's words for SYSCALL, and padding.
+pub const DEBUG_STACK_HEAD: u64 = 16;
+/// What lies on that stack between the entry code's stack pointer and those: a frame, an error code, two registers.
+const DEBUG_FRAME: usize = (5 + 1 + 2) * 8;
+
+fn own_words() -> &'static SyscallWords {
+    &SYSCALL_WORDS[super::cpu::this_cpu().id as usize % MOST_CPUS]
+}
+
+/// Address of this CPU's words for SYSCALL.
+pub fn syscall_words() -> u64 {
+    &raw const *own_words() as u64
+}
+
+/// Points SYSCALL on this CPU at the end of a vCPU's saved frame.
 pub fn set_syscall_frame(end_of_frame: u64) {
-    SYSCALL_FRAME_END.store(end_of_frame, core::sync::atomic::Ordering::Relaxed);
+    own_words().frame_end.store(end_of_frame, core::sync::atomic::Ordering::Relaxed);
 }
 
 global_asm!(
@@ -145,7 +167,8 @@ enter_debug:                        # on a stack of its own: see `InterruptStack
     push rax
     push rcx
     mov rcx, rsp
-    mov rax, [rip + SYSCALL_FRAME_END]
+    mov rax, [rcx + {debug_frame}]  # the CPU's words for SYSCALL
+    mov rax, [rax + {frame_end}]
     .set word, 7
     .rept 6                         # ss down to the error code, to where RSP0 would have put them
     mov rsp, [rcx + 8 * word]
@@ -178,10 +201,10 @@ enter_on_special_stack:
     iretq
 
     .macro syscall_frame code, vector
-    mov [rip + SYSCALL_GUEST_STACK], rsp
-    mov rsp, [rip + SYSCALL_FRAME_END]
+    mov [rip + SYSCALL_WORDS + {words} * cpu + {guest_stack}], rsp
+    mov rsp, [rip + SYSCALL_WORDS + {words} * cpu + {frame_end}]
     push {user_data}
-    push qword ptr [rip + SYSCALL_GUEST_STACK]
+    push qword ptr [rip + SYSCALL_WORDS + {words} * cpu + {guest_stack}]
     push r11
     push \code
     push rcx
@@ -190,15 +213,9 @@ enter_on_special_stack:
     .endm
 
     .balign 16
-    .global compatibility_syscall_entry
-compatibility_syscall_entry:
-    syscall_frame {compatibility_code}, {compatibility_vector}
-    jmp 1f
-
-    .balign 16
     .global sysenter_entry
-sysenter_entry:                     # the CPU has kept neither the guest's rip nor its rsp, and its flags are in force
-    mov rsp, [rip + SYSCALL_FRAME_END]
+sysenter_entry:                     # the CPU has kept neither the guest's rip nor its rsp, and its flags are in force;
+    mov rsp, [rsp + {frame_end}]    # it was told to find this CPU's words for SYSCALL in rsp
     push {user_data}
     push 0
     pushfq
@@ -209,13 +226,25 @@ sysenter_entry:                     # the CPU has kept neither the guest's rip n
     popfq
     push 0
     mov dword ptr [rsp + 4], {sysenter_vector}
-    jmp 1f
+    jmp enter_syscall
 
-    .balign 16
-    .global syscall_entry
-syscall_entry:
+    .balign 128                     # a pair of entries for each CPU, the boot CPU's last
+    .global syscall_entries
+syscall_entries:
+    .set cpu, {most_cpus} - 1
+    .rept {most_cpus}
+    .balign 128
+    syscall_frame {compatibility_code}, {compatibility_vector}
+    jmp enter_syscall
+    .balign 64
     syscall_frame {user_code}, {syscall_vector}
-1:  save_registers
+    .if cpu
+    jmp enter_syscall
+    .endif
+    .set cpu, cpu - 1
+    .endr
+enter_syscall:
+    save_registers
     mov rdi, rsp
     mov rsp, [rdi + {stack}]
     xor ebp, ebp
@@ -243,31 +272,39 @@ syscall_entry:
     sysenter_vector = const SYSENTER_VECTOR,
     interrupts = const 1 << 9,
     compatibility_vector = const COMPATIBILITY_SYSCALL_VECTOR,
+    words = const size_of::<SyscallWords>(),
+    frame_end = const offset_of!(SyscallWords, frame_end),
+    guest_stack = const offset_of!(SyscallWords, guest_stack),
+    debug_frame = const DEBUG_FRAME,
+    most_cpus = const MOST_CPUS,
 );
 
 unsafe extern "C" {
     static vector_stubs: u8;
-    fn syscall_entry();
-    fn compatibility_syscall_entry();
     fn sysenter_entry();
+    static syscall_entries: u8;
 }
 
 /// Bytes between two stubs.
 const STUB_SIZE: u64 = 16;
 
-/// Address SYSENTER enters at.
+/// Address SYSENTER enters at, on every CPU.
 pub fn sysenter_address() -> u64 {
     sysenter_entry as *const () as u64
 }
 
-/// Address SYSCALL enters at from 32-bit code.
+/// Bytes of a CPU's pair of entries for SYSCALL.
+const SYSCALL_PAIR: u64 = 128;
+
+/// Address SYSCALL enters at on this CPU from 32-bit code.
 pub fn compatibility_syscall_address() -> u64 {
-    compatibility_syscall_entry as *const () as u64
+    let pairs_before = MOST_CPUS as u64 - 1 - u64::from(super::cpu::this_cpu().id);
+    &raw const syscall_entries as u64 + pairs_before * SYSCALL_PAIR
 }
 
-/// Address SYSCALL enters at.
+/// Address SYSCALL enters at on this CPU.
 pub fn syscall_address() -> u64 {
-    syscall_entry as *const () as u64
+    compatibility_syscall_address() + SYSCALL_PAIR / 2
 }
 
 #[repr(C, align(4096))]

@@ -2,11 +2,11 @@
 //! I/O APICs: where interrupt lines become messages to a CPU.
 
 use super::paging;
+use crate::lock::Mutex;
 use core::{
     ptr,
     sync::atomic::{AtomicPtr, AtomicU32, Ordering},
 };
-use spin::Mutex;
 
 const SELECT: usize = 0x00;
 const WINDOW: usize = 0x10;

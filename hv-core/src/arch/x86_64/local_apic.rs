@@ -1,5 +1,7 @@
 #![expect(unsafe_code, reason = "registers of the local APIC")]
-//! The local APIC of each CPU: its timer and the end of interrupts.
+//! The local APIC of each CPU: its timer, the end of interrupts, and interrupts to other CPUs.
+//!
+//! All CPUs' registers are at the same address, where each sees its own.
 //!
 //! The memory-mapped form is used even where the CPU has the newer one: it is everywhere, and QEMU's instruction
 //! counter does not work with the other.
@@ -14,6 +16,8 @@ use core::{
 pub const TIMER_VECTOR: u8 = 0xf0;
 /// Vector of the serial port, which is the hypervisor's own.
 pub const SERIAL_VECTOR: u8 = 0xf1;
+/// Vector by which one CPU interrupts another to have something done.
+pub const REQUEST_VECTOR: u8 = 0xf2;
 /// Vector of interrupts that went away before they could be delivered.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 /// Vector of the battery-backed clock's interrupt.
@@ -26,6 +30,8 @@ const ID: usize = 0x20;
 const TASK_PRIORITY: usize = 0x80;
 const END_OF_INTERRUPT: usize = 0xb0;
 const SPURIOUS: usize = 0xf0;
+const COMMAND: usize = 0x300;
+const COMMAND_DESTINATION: usize = 0x310;
 const TIMER: usize = 0x320;
 const LINT0: usize = 0x350;
 const ERROR: usize = 0x370;
@@ -36,6 +42,10 @@ const TIMER_DIVIDE: usize = 0x3e0;
 const ENABLE: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
 const DIVIDE_BY_1: u32 = 0b1011;
+/// In the command register: an interrupt is still to be sent.
+const PENDING: u32 = 1 << 12;
+/// In the command register: the level of all commands but one that is not used.
+const ASSERT: u32 = 1 << 14;
 
 static REGISTERS: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 
@@ -49,7 +59,7 @@ fn read(register: usize) -> u32 {
     unsafe { REGISTERS.load(Ordering::Relaxed).add(register).cast::<u32>().read_volatile() }
 }
 
-/// Enables this CPU's local APIC; returns its identifier.
+/// Maps the registers and enables the boot CPU's local APIC; returns its identifier.
 ///
 /// # Panics
 /// If its page cannot be mapped, which the page tables were prepared for.
@@ -58,6 +68,11 @@ pub fn set_up() -> u32 {
         panic!("the local APIC's page cannot be mapped")
     };
     REGISTERS.store(registers, Ordering::Relaxed);
+    enable()
+}
+
+/// Enables this CPU's local APIC; returns its identifier.
+pub fn enable() -> u32 {
     write(TASK_PRIORITY, 0);
     write(TIMER, MASKED | u32::from(TIMER_VECTOR));
     write(TIMER_DIVIDE, DIVIDE_BY_1);
@@ -88,4 +103,41 @@ pub fn start_measuring() {
 /// Ticks since [`start_measuring`].
 pub fn measured() -> u32 {
     u32::MAX - read(TIMER_CURRENT)
+}
+
+/// Waits until the last interrupt sent to other CPUs is on its way.
+fn wait_for_delivery() {
+    while read(COMMAND) & PENDING != 0 {
+        core::hint::spin_loop();
+    }
+}
+
+fn send(destination: u32, command: u32) {
+    wait_for_delivery();
+    write(COMMAND_DESTINATION, destination << 24);
+    write(COMMAND, command);
+}
+
+/// Interrupts another CPU, named by its local APIC's identifier.
+pub fn interrupt(destination: u32, vector: u8) {
+    send(destination, ASSERT | u32::from(vector));
+}
+
+/// Sends a non-maskable interrupt to every other CPU.
+pub fn interrupt_others_unmaskably() {
+    const NON_MASKABLE: u32 = 0b100 << 8;
+    const ALL_OTHERS: u32 = 0b11 << 18;
+    send(0, ALL_OTHERS | ASSERT | NON_MASKABLE);
+}
+
+/// Resets another CPU, which then waits for [`start_up`].
+pub fn reset(destination: u32) {
+    const INIT: u32 = 0b101 << 8;
+    send(destination, ASSERT | INIT);
+}
+
+/// Has a CPU that was reset start in real mode at the beginning of a page below 1 MiB.
+pub fn start_up(destination: u32, page: u8) {
+    const START_UP: u32 = 0b110 << 8;
+    send(destination, ASSERT | START_UP | u32::from(page));
 }

@@ -237,6 +237,11 @@ pub fn hypervisor_slots() -> [u64; LAST_HYPERVISOR_SLOT - FIRST_HYPERVISOR_SLOT 
     core::array::from_fn(|slot| root[FIRST_HYPERVISOR_SLOT + slot].load(Ordering::Relaxed))
 }
 
+/// Machine address of the hypervisor's own L4 table.
+pub fn root() -> u64 {
+    ROOT.load(Ordering::Relaxed)
+}
+
 /// Leaves whatever guest address space is in force for the hypervisor's own.
 pub fn load_root() {
     load(ROOT.load(Ordering::Relaxed));

@@ -29,6 +29,7 @@ pub fn set_power_off(control_port: u16, value: u16) {
 
 /// The control domain has stopped for this `SHUTDOWN_*` reason.
 pub fn control_domain_stopped(reason: u32) -> ! {
+    cpu::stop_others();
     match reason {
         SHUTDOWN_POWEROFF => {
             log::info!("the control domain has shut down: powering off");
@@ -49,6 +50,7 @@ pub fn control_domain_stopped(reason: u32) -> ! {
 
 /// Ends the machine after a failure of the hypervisor itself.
 pub fn failed() -> ! {
+    cpu::stop_others();
     exit(EXIT_BAD);
     cpu::halt_for_ever()
 }

@@ -9,7 +9,7 @@ use super::{
     boot::MULTIBOOT2_MAGIC,
     clock, cpu, descriptor_tables, entry, fpu, guest_memory, io_apic, local_apic, own_registers,
     paging::{self, EarlyFrames},
-    power, serial, switch,
+    power, secondary, serial, switch,
 };
 use crate::{
     boot_info::{self, BootInfo, MOST_MODULES, MOST_RANGES, PhysicalMemory, USABLE},
@@ -69,6 +69,7 @@ pub extern "C" fn start(magic: u32, information: u32) -> ! {
     set_up_memory(&info);
     set_up_cpu();
     set_up_interrupts(&firmware);
+    start_other_cpus(&info, &firmware);
     start_control_domain(&info, &options);
     clock::await_second();
     switch::run()
@@ -119,6 +120,13 @@ fn set_up_memory(info: &BootInfo) {
     );
 }
 
+/// The modules are still where the boot loader put them.
+fn start_other_cpus(info: &BootInfo, firmware: &Firmware) {
+    let mut ranges = [const { 0..0 }; MOST_RANGES];
+    let count = usable_ranges(info, &mut ranges);
+    secondary::start_all(firmware, secondary::find_start_page(&ranges[..count], info.modules()));
+}
+
 /// Gives the frame table everything but the image, the modules and what `early` has taken.
 fn hand_over(info: &BootInfo, ranges: &[Range<u64>], early: Range<u64>) {
     let to_frames = |range: &Range<u64>| range.start / PAGE_SIZE..range.end.div_ceil(PAGE_SIZE);
@@ -154,7 +162,7 @@ fn largest_gap(ranges: &[Range<u64>], used: &[Range<u64>]) -> Option<Range<u64>>
 }
 
 /// CR4: what the hypervisor relies on, and SMEP and SMAP where there are.
-fn set_up_cpu() {
+pub(super) fn set_up_cpu() {
     const SMEP: u64 = 1 << 20;
     const SMAP: u64 = 1 << 21;
     const TASK_SWITCHED: usize = 1 << 3;
@@ -181,9 +189,10 @@ fn set_up_cpu() {
         msr::wrmsr(msr::IA32_STAR, u64::from(descriptor_tables::HYPERVISOR_CODE) << 32);
         msr::wrmsr(msr::IA32_LSTAR, entry::syscall_address());
         msr::wrmsr(msr::IA32_CSTAR, entry::compatibility_syscall_address());
-        // SYSENTER takes the stack selector that follows the code selector; its stack is left at once.
+        // SYSENTER takes the stack selector that follows the code selector. Its stack pointer is none: the entry code
+        // finds by it where to push to.
         msr::wrmsr(msr::IA32_SYSENTER_CS, u64::from(descriptor_tables::HYPERVISOR_CODE));
-        msr::wrmsr(msr::IA32_SYSENTER_ESP, cpu::stack_top());
+        msr::wrmsr(msr::IA32_SYSENTER_ESP, entry::syscall_words());
         msr::wrmsr(msr::IA32_SYSENTER_EIP, entry::sysenter_address());
         // Interrupt, trap, direction, nested task and alignment flags are clear on entry.
         msr::wrmsr(msr::IA32_FMASK, 0x4_7700);

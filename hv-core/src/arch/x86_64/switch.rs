@@ -106,6 +106,11 @@ fn handle_interrupt(cpu: &Cpu, vector: u8) {
             clock::second_begins();
             local_apic::end_of_interrupt();
         }
+        // To have come here is what was asked: work and events are looked at on the way out.
+        local_apic::REQUEST_VECTOR => {
+            tlb::serve_requests(cpu);
+            local_apic::end_of_interrupt();
+        }
         local_apic::SPURIOUS_VECTOR => {}
         vector
             if (vector as usize) < interrupt::FIRST_VECTOR as usize + interrupt::MOST_INTERRUPTS
@@ -165,6 +170,9 @@ pub extern "C" fn hypervisor_trap(registers: &mut CpuUserRegs) {
 /// A double fault, a machine check, or a non-maskable interrupt.
 pub extern "C" fn special_trap(registers: &mut CpuUserRegs) {
     const NON_MASKABLE: u32 = 2;
+    if registers.entry_vector == NON_MASKABLE && cpu::is_stopped() {
+        cpu::halt_for_ever();
+    }
     if registers.entry_vector != NON_MASKABLE {
         broken(registers);
     }
@@ -240,16 +248,45 @@ fn reschedule(cpu: &'static Cpu) {
     }
     count(&cpu.counters.context_switches);
     if let Some(previous) = previous {
-        // SAFETY: it ran here until now, and nobody else may have its context before `running` is seen clear, which
-        // on this CPU is after this.
+        // SAFETY: it ran here until now, and nobody else may have its context before `on_cpu` is clear.
         store(previous, unsafe { previous.context_mut() });
     }
     cpu.set_current(next);
-    match next {
-        // SAFETY: `choose` has set `running` for this CPU.
-        Some(next) => load(next, unsafe { next.context_mut() }),
-        None => paging::load_root(),
+    let Some(next) = next else {
+        paging::load_root();
+        return leave_vcpu(cpu, previous, None);
+    };
+    let previous =
+        if next.on_cpu.load(Ordering::Acquire) { take_over(cpu, previous, next) } else { previous };
+    next.on_cpu.store(true, Ordering::Relaxed);
+    if previous.is_none_or(|previous| !ptr::eq(previous.domain(), next.domain())) {
+        next.domain().cpus.fetch_or(cpu.bit(), Ordering::SeqCst);
     }
+    // SAFETY: `choose` gave it to this CPU, and no other has its context: `on_cpu` was clear.
+    load(next, unsafe { next.context_mut() });
+    leave_vcpu(cpu, previous, Some(next));
+}
+
+/// The chosen vCPU is still being put away by another CPU. This one lets go of its own first, because the other may be
+/// waiting for that.
+#[cold]
+fn take_over(cpu: &Cpu, previous: Option<&Vcpu>, next: &Vcpu) -> Option<&'static Vcpu> {
+    paging::load_root();
+    leave_vcpu(cpu, previous, None);
+    while next.on_cpu.load(Ordering::Acquire) {
+        cpu::wait_politely();
+    }
+    None
+}
+
+/// Nothing of the previous vCPU is on this CPU any more: neither registers nor translations. After this it may run
+/// elsewhere, or be gone.
+fn leave_vcpu(cpu: &Cpu, previous: Option<&Vcpu>, next: Option<&Vcpu>) {
+    let Some(previous) = previous else { return };
+    if next.is_none_or(|next| !ptr::eq(previous.domain(), next.domain())) {
+        previous.domain().cpus.fetch_and(!cpu.bit(), Ordering::SeqCst);
+    }
+    previous.on_cpu.store(false, Ordering::Release);
 }
 
 fn same(one: Option<&Vcpu>, other: Option<&Vcpu>) -> bool {
@@ -410,7 +447,8 @@ pub fn forget(vcpu: &Vcpu) {
 
 /// The hypervisor cannot go on.
 pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    // SAFETY: the lock's holder, if there is one, is this CPU, and will not go on.
+    cpu::stop_others();
+    // SAFETY: the lock's holder, if there is one, is this CPU or one just stopped, and will not go on.
     unsafe { console::LOG.force_unlock() };
     let message = info.message();
     match info.location() {

@@ -8,7 +8,8 @@
 //! everything is no safer, only useless.
 //!
 //! Words of the command line: `only=<prefix>` runs the cases whose names begin so; `mode=<ending>` ends the domain in
-//! one of the ways of [`endings`], which must hurt nobody else.
+//! one of the ways of [`endings`], which must hurt nobody else; `races=<rounds>` has all virtual CPUs, of which there
+//! must be more than one, do things at the same time ([`races`]).
 //!
 //! How to read it: [`attacker`] makes hypercalls with any arguments and survives faults; [`surroundings`] knows which
 //! frames are whose; [`slot`] and [`table`] are memory to attack with. Everything else is cases, a module for each
@@ -19,6 +20,7 @@ extern crate alloc;
 mod addresses;
 mod attacker;
 mod calls;
+mod companion;
 mod counts;
 mod descriptors;
 mod endings;
@@ -38,6 +40,7 @@ mod numbers;
 mod page_tables;
 mod pointers;
 mod privileged;
+mod races;
 mod report;
 mod reservation;
 mod returns;
@@ -94,6 +97,9 @@ async fn main(info: &'static BootInfo) {
     let attacker = attacker::of(info);
     if let Some(ending) = info.option("mode") {
         return endings::end(&attacker, ending).await;
+    }
+    if let Some(rounds) = info.option("races").and_then(|rounds| rounds.parse().ok()) {
+        return races::run(&attacker, rounds).await;
     }
     let only = info.option("only").unwrap_or_default();
     let (mut passed, mut failed) = (0, 0);
