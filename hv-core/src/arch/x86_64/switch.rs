@@ -411,20 +411,28 @@ pub fn store_segment_bases(context: &mut Context) {
     }
 }
 
-/// The guest goes from its user mode to its kernel.
+/// The guest goes from its user mode to its kernel. The base of FS stays as it is: the two share it.
 pub fn enter_kernel_mode(context: &mut Context) {
-    store_segment_bases(context);
     context.in_kernel = true;
     load_page_tables(context);
-    load_segment_bases(context);
+    context.gs_base_user = change_gs_base(context.gs_base_kernel);
 }
 
 /// The guest goes from its kernel to its user mode.
 pub fn enter_user_mode(context: &mut Context) {
-    store_segment_bases(context);
     context.in_kernel = false;
     load_page_tables(context);
-    load_segment_bases(context);
+    context.gs_base_kernel = change_gs_base(context.gs_base_user);
+}
+
+/// Loads a base of GS; returns the one it had.
+fn change_gs_base(base: u64) -> u64 {
+    // SAFETY: the base is canonical: it was checked where it was set.
+    unsafe {
+        let before = x86::msr::rdmsr(x86::msr::IA32_GS_BASE);
+        x86::msr::wrmsr(x86::msr::IA32_GS_BASE, base);
+        before
+    }
 }
 
 /// The address of the last page fault.
