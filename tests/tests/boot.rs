@@ -67,6 +67,17 @@ fn counted_instructions_make_two_runs_the_same() {
 }
 
 #[test]
+fn the_wall_clock_is_right_to_a_fraction_of_a_millisecond() {
+    // The clock of a board that counts instructions begins with 2026.
+    let outcome = Kernel::selftest()
+        .words("-- only=date began=1767225600")
+        .with(|machine| machine.counts_instructions(true))
+        .run();
+    expect_success(&outcome);
+    assert!(outcome.console.contains("ok    date"), "{}", outcome.console);
+}
+
+#[test]
 fn a_missing_module_is_named() {
     let outcome = Kernel::with_modules(&[]).run();
     expect_refusal(&outcome, "there is no module: the boot loader must load the control domain's kernel");

@@ -4,7 +4,7 @@
 //!
 //! Boot it as the initial domain or as a guest. It prints a line for each check, then
 //! `selftest: <n> passed, <m> failed`, and powers off. Words of the command line: `only=<check>` runs one check,
-//! `input` waits for a line at the console, `bench` prints instruction counts (exact under a deterministic
+//! `began=<seconds>` says when a machine began that counts instructions, `input` waits for a line at the console, `bench` prints instruction counts (exact under a deterministic
 //! machine), `crash=<way>` ends badly, `log=debug` logs more.
 
 extern crate alloc;
@@ -100,6 +100,9 @@ fn checks(info: &'static BootInfo) -> impl Iterator<Item = (&'static str, Check)
     ];
     if let Some((frame, port)) = info.store {
         checks.push(("store", Box::pin(store::store(frame, port, info.domain_id))));
+    }
+    if let Some(start) = info.option("began").and_then(|start| start.parse().ok()) {
+        checks.push(("date", Box::pin(tasks::date(start))));
     }
     if info.flag("input") {
         checks.push(("console-input", Box::pin(console_input())));

@@ -84,6 +84,15 @@ pub async fn clocks() -> Outcome {
     expect(year > YEAR_2020, format!("the wall clock says {year} seconds since 1970"))
 }
 
+/// The wall clock of a machine that began `start` seconds after 1970 and whose counter counts nanoseconds since then.
+pub async fn date(start: u64) -> Outcome {
+    // By then the clock on the board, which counts seconds, has begun another.
+    sleep_until(Duration::from_millis(1500)).await;
+    let expected = Duration::from_secs(start) + Duration::from_nanos(time::time_stamp_counter());
+    let error = wall_clock().abs_diff(expected);
+    expect(error < Duration::from_micros(100), format!("the wall clock is {error:?} off"))
+}
+
 /// The counter, the clock, and the counter again.
 fn readings() -> (u64, Duration, u64) {
     (time::time_stamp_counter(), now(), time::time_stamp_counter())
