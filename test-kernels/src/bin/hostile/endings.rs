@@ -343,11 +343,13 @@ fn go_down(attacker: &Attacker) {
     let _ = attacker.call(HYPERVISOR_VCPU_OP, &[u64::from(VCPUOP_DOWN), 0, 0]);
 }
 
-/// Waits for a port that nothing is ever sent on.
+/// Waits for a port that nothing is ever sent on. Any other event ends a wait too, such as the console's.
 fn block_for_ever(attacker: &Attacker) {
     let mut port = 4000u32;
     let mut poll = SchedPoll { ports: address_of(&mut port), nr_ports: 1, ..Default::default() };
-    let _ = attacker.command(HYPERVISOR_SCHED_OP, SCHEDOP_POLL, &mut poll);
+    loop {
+        let _ = attacker.command(HYPERVISOR_SCHED_OP, SCHEDOP_POLL, &mut poll);
+    }
 }
 
 /// Takes all memory and all ports there are, and then the processor.
