@@ -6,6 +6,7 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 
+use crate::clock::now;
 use crate::process::{Change, child};
 use crate::say;
 use crate::system::{Arguments, yield_now};
@@ -142,9 +143,10 @@ fn spin(rounds: u64) {
     }
 }
 
-fn hold(process: u64, rounds: u64, wide: bool) -> i32 {
+fn hold(process: u64, milliseconds: u64, wide: bool) -> i32 {
     let pattern = Registers::of(process, if wide { 4 } else { 2 });
-    for round in 0..rounds {
+    let end = now() + milliseconds * 1_000_000;
+    for round in 0_u64.. {
         load(&pattern, wide);
         spin(2000);
         if !round.is_multiple_of(3) {
@@ -152,17 +154,20 @@ fn hold(process: u64, rounds: u64, wide: bool) -> i32 {
         }
         let found = store(wide);
         assert!(found == pattern, "process {process}, round {round}: {found:x?} instead of {pattern:x?}");
+        if now() > end {
+            break;
+        }
     }
     0
 }
 
-/// `vectors SEED PROCESSES ROUNDS`
+/// `vectors SEED PROCESSES MILLISECONDS`
 pub fn kept_apart(arguments: &Arguments) {
-    let [seed, processes, rounds] = [2, 3, 4].map(|index| arguments.number(index).unwrap_or(4));
+    let [seed, processes, milliseconds] = [2, 3, 4].map(|index| arguments.number(index).unwrap_or(4));
     let wide = has_avx();
     say!("vectors of {} bits", if wide { 256 } else { 128 });
     let children: alloc::vec::Vec<_> =
-        (0..processes).map(|process| child(|| hold(seed * 100 + process, rounds, wide))).collect();
+        (0..processes).map(|process| child(|| hold(seed * 100 + process, milliseconds, wide))).collect();
     for child in children {
         assert_eq!(child.wait(), Change::Exited(0), "a process found another's registers");
     }
