@@ -99,10 +99,9 @@ impl Layout {
         let start_info = take(1).start;
         let store = plan.has_store_and_console.then(|| take(1).start);
         let console = plan.has_store_and_console.then(|| take(1).start);
-        let first_table = take(0).start;
-        let (table_counts, end) = tables_for(image.virt_base, first_table)?;
-        let tables = take(table_counts.iter().sum());
-        let stack = take(1).start;
+        let (first_table, table_counts, end) = place_tables(image.virt_base, next)?;
+        let tables = first_table..first_table + table_counts.iter().sum::<u64>();
+        let stack = tables.end;
         if end > plan.pages {
             return Err(LayoutError::TooLittleMemory { needed: end, available: plan.pages });
         }
@@ -127,6 +126,17 @@ impl Layout {
     pub fn address(&self, frame: u64) -> u64 {
         self.virt_base + frame * PAGE_SIZE
     }
+}
+
+/// Where the tables begin, how many there are of each level, and where the mapped area ends.
+///
+/// They go to the area's last 4 MiB, even if there is room before: Linux takes down what is mapped from the first table
+/// up to the next multiple of 4 MiB behind the last, and what it left would be memory that can be written and executed.
+fn place_tables(virt_base: u64, first_free: u64) -> Result<(u64, [u64; 4], u64), LayoutError> {
+    let (_, end) = tables_for(virt_base, first_free)?;
+    let first_table = first_free.max(end.saturating_sub(AREA_ALIGNMENT / PAGE_SIZE));
+    let (counts, end) = tables_for(virt_base, first_table)?;
+    Ok((first_table, counts, end))
 }
 
 /// How many tables map everything from frame 0 to behind themselves and the stack, and where the area ends: more

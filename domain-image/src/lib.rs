@@ -13,6 +13,7 @@
 //!                 list of machine frames, one word a page        "p2m"
 //!                 start_info                                     one page
 //!                 store and console pages                        two pages, not for dom0
+//!                 nothing, if the rest would not be in the last 4 MiB
 //!                 page tables                                    read-only
 //!                 boot stack                                     one page
 //!                 at least 512 KiB of nothing, up to a multiple of 4 MiB

@@ -191,6 +191,21 @@ fn a_built_domain_finds_everything_where_it_is_told() {
     assert!((layout.end - layout.stack - 1) * 4096 >= 512 << 10);
 }
 
+#[test]
+fn the_tables_are_in_the_last_4_mib_even_if_the_stack_would_end_before() {
+    let file = Kernel::good().file();
+    let image = Image::parse(&file).expect("a good kernel");
+    let mut moved = 0;
+    for module in (0..8 << 20).step_by(64 << 10) {
+        let plan = Plan { pages: 1 << 16, module, has_store_and_console: true };
+        let layout = Layout::plan(&image, &plan).expect("there is memory");
+        assert!(layout.tables.start >= layout.end - 1024, "{layout:?}");
+        assert!((layout.end - layout.stack - 1) * 4096 >= 512 << 10, "{layout:?}");
+        moved += u32::from(layout.tables.start > layout.console.expect("it has one") + 1);
+    }
+    assert!(moved > 5, "{moved}");
+}
+
 proptest! {
     #[test]
     fn no_damage_to_a_file_is_a_panic(changes in prop::collection::vec((0usize..0x2600, any::<u8>()), 1..20), cut in 0usize..0x2600) {

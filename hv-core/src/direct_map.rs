@@ -111,7 +111,8 @@ pub fn zero(frame: MachineFrame) {
 pub(crate) fn boot_module(range: core::ops::Range<u64>) -> &'static [u8] {
     assert!(
         range.start <= range.end && range.end <= frame_count() * PAGE_SIZE,
-        "a module lies outside memory"
+        "a module at {range:#x?} lies outside memory, which ends at {:#x}",
+        frame_count() * PAGE_SIZE
     );
     let start = backing::base().wrapping_add(range.start as usize);
     // SAFETY: the range is mapped memory that was handed to nobody.

@@ -20,7 +20,7 @@ use core::sync::atomic::Ordering;
 use hypercall_abi::{
     Errno, MachineFrame,
     arch_x86::{
-        CpuUserRegs, VGCF_FAILSAFE_DISABLES_EVENTS, VGCF_I387_VALID, VGCF_IN_KERNEL, VGCF_ONLINE,
+        CpuUserRegs, TrapInfo, VGCF_FAILSAFE_DISABLES_EVENTS, VGCF_I387_VALID, VGCF_IN_KERNEL, VGCF_ONLINE,
         VGCF_SYSCALL_DISABLES_EVENTS, VcpuGuestContext, xen_cr3_to_pfn, xen_pfn_to_cr3,
     },
 };
@@ -78,7 +78,7 @@ fn apply(
         Some(fpu) => context.fpu.set_legacy(fpu),
         None => context.fpu.reset(),
     }
-    state.trap_ctxt.iter().for_each(|handler| trap::set_handler(context, *handler));
+    install_handlers(context, &state.trap_ctxt);
     // The assists are the domain's, and come with its first vCPU; others leave them as they are.
     if vcpu.id.0 == 0 {
         domain.vm_assist.store(state.vm_assist & guest_control::ASSISTS, Ordering::Relaxed);
@@ -88,6 +88,14 @@ fn apply(
         scheduler::resume(vcpu, not_runnable::OFFLINE);
     }
     Ok(())
+}
+
+/// Enters the handlers of all vectors. Which vector is told by the place in the table: a kernel leaves the entries of
+/// vectors that it does not handle empty, and an empty one is not another handler of vector 0.
+fn install_handlers(context: &mut Context, handlers: &[TrapInfo; 256]) {
+    for (vector, handler) in (0..=u8::MAX).zip(handlers) {
+        trap::set_handler(context, TrapInfo { vector, ..*handler });
+    }
 }
 
 fn check(state: &VcpuGuestContext) -> Result<(), Errno> {
@@ -189,6 +197,21 @@ mod tests {
         test_support::{Guest, machine_of, vcpu},
     };
     use hypercall_abi::xen::{VMASST_TYPE_PAE_EXTENDED_CR3, VMASST_TYPE_RUNSTATE_UPDATE_FLAG};
+
+    #[test]
+    fn empty_entries_of_the_trap_table_take_no_handler_from_vector_0() {
+        let _machine = machine_of(256);
+        let guest = Guest::new(1);
+        guest.as_caller(|caller| {
+            let mut state: VcpuGuestContext = zerocopy::FromZeros::new_zeroed();
+            state.trap_ctxt[0].address = 0x1000;
+            state.trap_ctxt[14] = TrapInfo { vector: 14, address: 0x2000, ..state.trap_ctxt[14] };
+            install_handlers(caller.context, &state.trap_ctxt);
+            let address = |vector: usize| caller.context.traps[vector].address;
+            assert_eq!((address(0), address(14), address(13)), (0x1000, 0x2000, 0));
+            assert_eq!(caller.context.traps[14].vector, 14);
+        });
+    }
 
     #[test]
     fn the_io_privilege_level_in_the_flags_is_virtual() {

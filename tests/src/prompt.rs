@@ -84,9 +84,19 @@ impl Prompt {
     /// If it does not come in time.
     #[track_caller]
     pub fn hear(&mut self, guest: &str, text: &str) -> String {
+        self.hear_within(guest, text, LIMIT)
+    }
+
+    /// Enters a guest's console, waits so long for a text there, and leaves again; the line that begins with the text.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come in time.
+    #[track_caller]
+    pub fn hear_within(&mut self, guest: &str, text: &str, limit: Duration) -> String {
         self.type_line(&format!("console {guest}"));
         self.wait_for(LEAVING_KEY_IS);
-        self.wait_for(text);
+        self.running.wait_for(text, limit).unwrap_or_else(|error| panic!("{error}"));
         let line = text.to_owned() + self.wait_for("\n").trim_end();
         self.press(LEAVE);
         self.wait_for(PROMPT);
@@ -99,15 +109,25 @@ impl Prompt {
     ///
     /// If it is still there when the time is up.
     #[track_caller]
-    #[expect(clippy::disallowed_methods, reason = "nothing tells of the end but the list")]
     pub fn wait_until_gone(&mut self, guest: &str) {
+        self.wait_until_gone_within(guest, END_LIMIT);
+    }
+
+    /// Waits for a guest, which may take so long, to be gone.
+    ///
+    /// # Panics
+    ///
+    /// If it is still there when the time is up.
+    #[track_caller]
+    #[expect(clippy::disallowed_methods, reason = "nothing tells of the end but the list")]
+    pub fn wait_until_gone_within(&mut self, guest: &str, limit: Duration) {
         let begun = Instant::now();
         loop {
             let list = self.succeed("list");
             if domains(&list).iter().all(|(_, name)| name != guest) {
                 return;
             }
-            assert!(begun.elapsed() < END_LIMIT, "{guest} is still there:\n{list}");
+            assert!(begun.elapsed() < limit, "{guest} is still there:\n{list}");
             thread::sleep(PAUSE);
         }
     }

@@ -16,8 +16,8 @@ use crate::program;
 
 /// What domain 0 needs: memory to unpack large kernels in.
 const DOM0_WORDS: &str = "dom0_mem=384M";
-/// The settings of `create` that every such guest has.
-const SETTINGS: &str = "memory=192";
+/// The setting of `create` for a guest's memory, unless the test has its own.
+const MEMORY: &str = "memory=192";
 /// Size of a root disk in MiB.
 pub const ROOT_DISK_MIB: u32 = 96;
 
@@ -60,7 +60,7 @@ const END: &str = "#!/bin/busybox sh\nexec /bin/busybox ${0##*/} -f\n";
 /// Files that every tree has, beside busybox.
 const OWN_PROGRAMS: [(&str, &str); 3] =
     [("bin/leased", LEASED), ("sbin/poweroff", END), ("sbin/reboot", END)];
-const DIRECTORIES: [&str; 6] = ["bin", "sbin", "proc", "sys", "dev", "tmp"];
+const DIRECTORIES: [&str; 7] = ["bin", "sbin", "etc", "proc", "sys", "dev", "tmp"];
 
 /// A kernel that is there to be booted, and programs for it.
 #[derive(Clone, Debug)]
@@ -151,8 +151,9 @@ impl Stock {
     /// The command that makes a guest of this kernel; its script finds the words in its environment.
     pub fn create(&self, guest: &str, settings: &str, words: &str) -> String {
         let name = self.kernel.name();
+        let memory = if settings.contains("memory=") { "" } else { MEMORY };
         format!(
-            "create {guest} {SETTINGS} kernel={name} ramdisk={name}.initrd {settings} cmdline=\"console=hvc0 quiet {words}\""
+            "create {guest} {memory} kernel={name} ramdisk={name}.initrd {settings} cmdline=\"console=hvc0 quiet {words}\""
         )
     }
 }

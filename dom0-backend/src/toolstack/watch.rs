@@ -14,8 +14,8 @@ use super::guest::{Guest, Stage};
 use super::{Toolstack, control};
 use crate::console::harmless_lines;
 
-/// Lines of a crashed guest's console that are shown.
-const LAST_LINES: usize = 12;
+/// Lines of a crashed guest's console that are shown: enough for a kernel's last words with its registers and stack.
+const LAST_LINES: usize = 60;
 /// A guest that crashes sooner than this after it was made would do so again, and again.
 const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 

@@ -12,6 +12,8 @@ use tests::{Dom0, Ledger, Prompt, program};
 use xtask::linux::Kernel;
 
 mod drivers;
+mod many;
+mod stress;
 
 const MIB: usize = 1 << 20;
 /// How long a kernel may take to be unpacked and started.
