@@ -114,3 +114,12 @@ fn two_guests_share_a_processor_and_see_nothing_of_each_others_vectors() {
         );
     }
 }
+
+#[test]
+fn two_processors_and_as_many_virtual_ones_are_whole_too() {
+    let Some(stock) = Stock::find(Kernel::Cloud61) else { return };
+    let mut dom0 = dom0_with(&stock).with(|machine| machine.processors(2)).start();
+    let trials = "vectors:1:4:3000+bases+ldt+step+thirty-two+time-stamp+watch+watch-code";
+    create(&mut dom0, &stock, "linux", "vcpus=2", trials);
+    success(&mut dom0, "linux", trials);
+}
