@@ -12,8 +12,10 @@ mod control;
 mod decode;
 mod msr;
 mod port;
+mod store;
 mod table_write;
 
+pub use store::RecentStores;
 pub use table_write::emulate as table_write;
 
 use crate::{
@@ -101,25 +103,37 @@ fn clear_task_switched(caller: &mut Caller<'_>) -> bool {
     guest_control::fpu_taskswitch(caller, &arguments).is_ok()
 }
 
-/// The general register of this number, in encoding order.
+/// The general register of a number, in encoding order, behind `&` or `&mut`.
+macro_rules! general {
+    ([$($reference:tt)+], $registers:expr, $number:expr) => {
+        Some(match $number {
+            0 => $($reference)+ $registers.rax,
+            1 => $($reference)+ $registers.rcx,
+            2 => $($reference)+ $registers.rdx,
+            3 => $($reference)+ $registers.rbx,
+            4 => $($reference)+ $registers.rsp,
+            5 => $($reference)+ $registers.rbp,
+            6 => $($reference)+ $registers.rsi,
+            7 => $($reference)+ $registers.rdi,
+            8 => $($reference)+ $registers.r8,
+            9 => $($reference)+ $registers.r9,
+            10 => $($reference)+ $registers.r10,
+            11 => $($reference)+ $registers.r11,
+            12 => $($reference)+ $registers.r12,
+            13 => $($reference)+ $registers.r13,
+            14 => $($reference)+ $registers.r14,
+            15 => $($reference)+ $registers.r15,
+            _ => return None,
+        })
+    };
+}
+
+/// The general register of this number, to be changed.
 fn general_register(registers: &mut CpuUserRegs, number: u8) -> Option<&mut u64> {
-    Some(match number {
-        0 => &mut registers.rax,
-        1 => &mut registers.rcx,
-        2 => &mut registers.rdx,
-        3 => &mut registers.rbx,
-        4 => &mut registers.rsp,
-        5 => &mut registers.rbp,
-        6 => &mut registers.rsi,
-        7 => &mut registers.rdi,
-        8 => &mut registers.r8,
-        9 => &mut registers.r9,
-        10 => &mut registers.r10,
-        11 => &mut registers.r11,
-        12 => &mut registers.r12,
-        13 => &mut registers.r13,
-        14 => &mut registers.r14,
-        15 => &mut registers.r15,
-        _ => return None,
-    })
+    general!([&mut], registers, number)
+}
+
+/// What is in the general register of this number.
+fn general_value(registers: &CpuUserRegs, number: u8) -> Option<u64> {
+    general!([&], registers, number).copied()
 }

@@ -25,6 +25,7 @@
 
 mod entry;
 mod grant_entry;
+mod scan;
 mod session;
 mod tree;
 mod update;

@@ -6,9 +6,9 @@
 //! lock. The rest of [`Vcpu`] is shared and made of atomics.
 
 use crate::{
-    direct_map, domain::Domain, extended_state::ExtendedState, frame_object::FrameBox, hypercall::Caller,
-    layout::PAGE_SIZE, own_registers::OwnRegisters, run_state::RunState, scheduler::VcpuSchedule,
-    time::VcpuTimers,
+    direct_map, domain::Domain, emulate::RecentStores, extended_state::ExtendedState, frame_object::FrameBox,
+    hypercall::Caller, layout::PAGE_SIZE, own_registers::OwnRegisters, run_state::RunState,
+    scheduler::VcpuSchedule, time::VcpuTimers,
 };
 use core::{
     cell::UnsafeCell,
@@ -114,6 +114,8 @@ pub struct Context {
     pub own: OwnRegisters,
     /// Handlers for exceptions and software interrupts, by vector; in a frame of their own.
     pub traps: FrameBox<[TrapInfo; 256]>,
+    /// What its last writes to page tables were.
+    pub recent_stores: RecentStores,
     /// FPU, SSE and AVX state while it is not in a CPU's registers; in a frame of its own.
     pub fpu: ExtendedState,
 }
@@ -146,6 +148,7 @@ impl Context {
             fault_address: 0,
             own: OwnRegisters::new(),
             traps,
+            recent_stores: RecentStores::new(),
             fpu,
         }
     }

@@ -6,7 +6,7 @@
 //!                     progress 0 → 512             used 1, 2, …            progress 512 → 0
 //! ```
 
-use super::{ENTRIES, Entry, TableSession, hypervisor_slots, is_hypervisor_slot};
+use super::{ENTRIES, Entry, TableSession, hypervisor_slots, is_hypervisor_slot, scan};
 use crate::{
     direct_map,
     frame::{self, FrameState, FrameType, info},
@@ -74,16 +74,11 @@ impl TableSession<'_> {
     fn validate_l1(&mut self, table: MachineFrame) -> Result<(), Errno> {
         // Overdrawing the budget stops the next step, not this one.
         let _ = self.spend(L1_COST);
-        for (index, word) in direct_map::words(table).iter().enumerate() {
-            let entry = Entry(word.load(Ordering::Relaxed));
-            if !entry.is_present() {
-                continue;
-            }
-            match self.hold(entry) {
-                Ok(adjusted) if adjusted == entry => (),
-                Ok(adjusted) => word.store(adjusted.0, Ordering::Relaxed),
-                Err(error) => {
-                    self.release_entries(table, index);
+        let (lines, _) = scan::occupied(direct_map::words(table));
+        for (first, line) in lines {
+            for (offset, word) in line.iter().enumerate() {
+                if let Err(error) = self.hold_page(word) {
+                    self.release_entries(table, first + offset);
                     frame::drop_reference(table, |state| Some(state.without_type()));
                     return Err(error);
                 }
@@ -93,14 +88,40 @@ impl TableSession<'_> {
         Ok(())
     }
 
+    /// Takes hold of what an entry of level 1 names, if it names anything.
+    #[inline(always)]
+    fn hold_page(&mut self, word: &AtomicU64) -> Result<(), Errno> {
+        let entry = Entry(word.load(Ordering::Relaxed));
+        if !entry.is_present() {
+            return Ok(());
+        }
+        let adjusted = self.hold(entry)?;
+        if adjusted != entry {
+            word.store(adjusted.0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Gives back what the first `count` entries of a table of level 1 hold.
     fn release_entries(&mut self, table: MachineFrame, count: usize) {
         let _ = self.spend(L1_COST);
-        for word in &direct_map::words(table)[..count] {
-            let entry = Entry(word.load(Ordering::Relaxed));
-            if entry.is_present() {
-                self.release(entry);
+        let (lines, rest) = scan::occupied(&direct_map::words(table)[..count]);
+        for (_, line) in lines {
+            for word in line {
+                self.release_page(word);
             }
+        }
+        for word in rest {
+            self.release_page(word);
+        }
+    }
+
+    /// Gives back what an entry of level 1 holds, if it holds anything.
+    #[inline(always)]
+    fn release_page(&mut self, word: &AtomicU64) {
+        let entry = Entry(word.load(Ordering::Relaxed));
+        if entry.is_present() {
+            self.release(entry);
         }
     }
 
@@ -109,8 +130,10 @@ impl TableSession<'_> {
     fn validate(&mut self, table: MachineFrame, level: u8) -> Result<(), HypercallError> {
         let words = direct_map::words(table);
         let progress = info(table).map_or(0, |info| info.state().progress());
-        for (index, word) in words.iter().enumerate().skip(progress) {
-            let outcome = self.spend(1).and_then(|()| self.validate_entry(word, level, index));
+        let mut next = progress;
+        while let Some(index) = scan::next_present(words, next) {
+            let cost = cost_of_reaching(index - next);
+            let outcome = self.spend(cost).and_then(|()| self.validate_entry(&words[index], level, index));
             if let Err(error) = outcome {
                 self.set_state(table, |state| state.with_progress(index));
                 if error != HypercallError::Restart {
@@ -118,6 +141,7 @@ impl TableSession<'_> {
                 }
                 return Err(error);
             }
+            next = index + 1;
         }
         if level == 4 {
             hypervisor_slots().for_each(|(index, entry)| words[index].store(entry, Ordering::Relaxed));
@@ -128,7 +152,7 @@ impl TableSession<'_> {
 
     fn validate_entry(&mut self, word: &AtomicU64, level: u8, index: usize) -> Result<(), HypercallError> {
         let entry = Entry(word.load(Ordering::Relaxed));
-        if !entry.is_present() || is_hypervisor_slot(level, index) {
+        if is_hypervisor_slot(level, index) {
             return Ok(());
         }
         let adjusted = check_table_entry(entry)?;
@@ -159,16 +183,18 @@ impl TableSession<'_> {
         let Some(state) = info(table).map(|info| info.state()) else { return Ok(()) };
         let level = state.table_level().unwrap_or(4);
         let words = direct_map::words(table);
-        for index in (0..state.progress()).rev() {
-            let spent = self.spend(1);
+        let mut end = state.progress();
+        while let Some(index) = scan::last_present(words, end) {
+            let spent = self.spend(cost_of_reaching(end - index));
             if spent.is_err() {
                 self.set_state(table, |state| state.with_progress(index + 1));
                 return spent;
             }
-            let entry = Entry(words[index].load(Ordering::Relaxed));
-            if !entry.is_present() || is_hypervisor_slot(level, index) {
+            end = index;
+            if is_hypervisor_slot(level, index) {
                 continue;
             }
+            let entry = Entry(words[index].load(Ordering::Relaxed));
             self.put_table(entry.frame());
             if self.tables.last() != Some(table) {
                 self.set_state(table, |state| state.with_progress(index));
@@ -223,6 +249,11 @@ impl TableSession<'_> {
         }
         state.is_pinned() || state.is_half_done()
     }
+}
+
+/// What it counts for in a budget to find an entry this far away, and to look at it.
+fn cost_of_reaching(distance: usize) -> u32 {
+    1 + (distance / scan::LINE) as u32
 }
 
 /// What an entry of level 2 to 4 is to be written as.
