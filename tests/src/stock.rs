@@ -99,6 +99,12 @@ impl Stock {
 
     /// The same, with these programs in the file system, by path.
     pub fn dom0_with_programs(&self, script: &str, programs: &[(&str, &[u8])]) -> Dom0 {
+        self.add_with_programs(Dom0::new().words(DOM0_WORDS), script, programs)
+    }
+
+    /// Adds this kernel, with a first program that does what the script says and with these programs, to what domain 0 can
+    /// boot.
+    pub fn add_with_programs(&self, dom0: Dom0, script: &str, programs: &[(&str, &[u8])]) -> Dom0 {
         let archive = DIRECTORIES.iter().fold(Initramfs::new(), |all, name| all.directory(name));
         let archive = archive
             .directory("modules")
@@ -109,7 +115,7 @@ impl Stock {
         let add = |all: Initramfs, (path, content): &(&str, &str)| all.program(path, content.as_bytes());
         let archive = OWN_PROGRAMS.iter().fold(archive, add);
         let archive = programs.iter().fold(archive, |all, (path, content)| all.program(path, content));
-        self.add_files(Dom0::new().words(DOM0_WORDS), archive.finish())
+        self.add_files(dom0, archive.finish())
     }
 
     /// Adds this kernel to what domain 0 can boot.

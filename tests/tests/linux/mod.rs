@@ -13,6 +13,7 @@ use xtask::linux::Kernel;
 
 mod drivers;
 mod many;
+mod matrix;
 mod stress;
 
 const MIB: usize = 1 << 20;
