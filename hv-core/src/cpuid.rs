@@ -30,6 +30,10 @@ const fn bits<const N: usize>(numbers: [u32; N]) -> u32 {
 
 /// Leaf 1, edx: FPU, DE, TSC, MSR, PAE, CX8, APIC, SEP, CMOV, PAT, CLFLUSH, MMX, FXSR, SSE, SSE2, SS, HTT.
 const LEAF1_EDX: u32 = bits([0, 2, 4, 5, 6, 8, 9, 11, 15, 16, 19, 23, 24, 25, 26, 27, 28]);
+/// Leaf 1, edx: SYSENTER. AMD's processors have it, but not in 64-bit mode.
+const SYSENTER: u32 = 1 << 11;
+/// Leaf 0, ebx: the first letters of AMD's name, and of Hygon's, whose processors are of the same family.
+const AMD: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
 /// Leaf 1, ecx: SSE3, PCLMULQDQ, SSSE3, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, RDRAND.
 const LEAF1_ECX: u32 = bits([0, 1, 9, 13, 19, 20, 22, 23, 25, 30]);
 /// Leaf 1, ecx: XSAVE, which the guest may turn on, and that it is on.
@@ -146,7 +150,8 @@ fn visible(
         (1, _) => {
             let xsave = if kept != 0 { XSAVE } else { 0 };
             let shown = ecx & (allow(LEAF1_ECX, LEAF1_ECX_AVX, 0) | xsave);
-            [eax, ebx & 0x0000_ffff, shown | HYPERVISOR, edx & LEAF1_EDX]
+            let unusable = if AMD.contains(&cpuid(0, 0)[1]) { SYSENTER } else { 0 };
+            [eax, ebx & 0x0000_ffff, shown | HYPERVISOR, edx & LEAF1_EDX & !unusable]
         }
         (2 | 4, _) => [eax, ebx, ecx, edx],
         (7, 0) => [
@@ -224,6 +229,14 @@ mod tests {
         for leaf in [3, 5, 6, 0xa, 0xb, 0xe, 0x14, 0x8000_000a, 0x8000_001f, 0x8000_0022] {
             assert_eq!(seen(leaf, 0, ALL), [0; 4], "{leaf:#x}");
         }
+    }
+
+    #[test]
+    fn shows_sysenter_where_it_works_in_64_bit_mode() {
+        let seen = |maker: &[u8; 4]| {
+            visible(1, 0, [!0; 4], 0, |_, _| [0, u32::from_le_bytes(*maker), 0, 0])[3] & SYSENTER
+        };
+        assert_eq!((seen(b"Genu"), seen(b"Auth"), seen(b"Hygo")), (SYSENTER, 0, 0));
     }
 
     #[test]

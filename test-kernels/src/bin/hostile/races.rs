@@ -202,7 +202,7 @@ fn protect_and_watch(attacker: &Attacker, slot: &Slot<'_>, table: &Table<'_>, ro
     )?;
     accepted(format!("pinning it as a table of level {level}"), attacker.pin(table.frame(), level))?;
     let first = table.entry(0);
-    if round % YIELD_EVERY == 0 {
+    if round.is_multiple_of(YIELD_EVERY) {
         // Where there is one processor only, the writer gets it.
         accepted("yielding", attacker.call(HYPERVISOR_SCHED_OP, &[u64::from(SCHEDOP_YIELD)]))?;
     }
