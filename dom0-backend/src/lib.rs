@@ -10,7 +10,6 @@ pub mod bench;
 pub mod block;
 pub mod console;
 pub mod driver;
-pub mod kernel_file;
 #[cfg(target_os = "none")]
 pub mod machine;
 pub mod net;

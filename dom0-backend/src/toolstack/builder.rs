@@ -9,6 +9,7 @@
 //!    domain's frames ends when the domain first runs;
 //! 5. the hypervisor checks the page tables, and takes the first registers.
 
+use alloc::borrow::Cow;
 use core::mem::{offset_of, size_of};
 
 use domain_image::{DomainMemory, Entry, Image, Layout, Plan, StartInfoFields};
@@ -18,6 +19,8 @@ use hypercall_abi::grant_table::{
 };
 use hypercall_abi::xen::{SharedInfo, VcpuInfo, XEN_LEGACY_MAX_VCPUS};
 use hypercall_abi::{DomainId, Errno, MachineFrame, PAGE_SIZE, Port, PseudoPhysicalFrame, VcpuId};
+use kernel_file::{KernelFile, KernelFileError};
+use pv_runtime::executor::yield_now;
 use pv_runtime::memory::SharedMemory;
 
 use super::control;
@@ -25,7 +28,6 @@ use super::destruction::take_apart;
 use super::error::CreateError;
 use super::handle::Handle;
 use super::memory::NewMemory;
-use crate::kernel_file;
 
 /// Pages in a MiB.
 const PAGES_PER_MIB: u64 = (1 << 20) / PAGE_SIZE as u64;
@@ -73,7 +75,7 @@ pub struct BuiltDomain {
 ///
 /// [`CreateError`]; nothing is left of the domain then.
 pub async fn build(parts: &Parts<'_>) -> Result<BuiltDomain, CreateError> {
-    let kernel = kernel_file::elf(parts.kernel)
+    let kernel = unpack(parts.kernel)
         .await
         .map_err(|error| CreateError::Packed { file: parts.kernel_name.into(), error })?;
     let image = Image::parse(&kernel)
@@ -89,6 +91,19 @@ pub async fn build(parts: &Parts<'_>) -> Result<BuiltDomain, CreateError> {
         take_apart(domain).await;
     }
     built
+}
+
+/// Unpacks a kernel, and lets other tasks run meanwhile.
+async fn unpack(file: &[u8]) -> Result<Cow<'_, [u8]>, KernelFileError> {
+    match KernelFile::open(file)? {
+        KernelFile::Plain(content) => Ok(Cow::Borrowed(content)),
+        KernelFile::Packed(mut unpacking) => {
+            while !unpacking.step()? {
+                yield_now().await;
+            }
+            Ok(Cow::Owned(unpacking.finish()?))
+        }
+    }
 }
 
 /// Says how much memory is missing before anything is made.

@@ -5,9 +5,9 @@ use core::fmt;
 
 use domain_image::{ImageError, LayoutError};
 use hypercall_abi::Errno;
+use kernel_file::KernelFileError;
 
 use super::disk::Target;
-use crate::kernel_file::KernelFileError;
 use crate::store;
 
 /// Why a guest cannot be made.
@@ -90,6 +90,9 @@ impl fmt::Display for CreateError {
                 write!(formatter, "the boot archive has no file {name:?}; it has: {known}")
             }
             Self::Image { file, error } => write!(formatter, "{file}: {error}"),
+            Self::Packed { file, error: error @ KernelFileError::NoMemory { .. } } => {
+                write!(formatter, "{file}: {error}; give domain 0 more memory with dom0_mem")
+            }
             Self::Packed { file, error } => write!(formatter, "{file}: {error}"),
             Self::Layout(error) => error.fmt(formatter),
             Self::Memory { needed, free } => {

@@ -8,11 +8,8 @@
 //! ```
 
 use super::*;
-use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec;
-use core::cell::RefCell;
-use pv_runtime::executor::testing;
 
 const GZIP: &[u8] = include_bytes!("fixtures/content.gz");
 const XZ: &[u8] = include_bytes!("fixtures/content.xz");
@@ -58,10 +55,7 @@ fn bzimage(payload: &[u8]) -> Vec<u8> {
 }
 
 fn unpacked(file: Vec<u8>) -> Result<Vec<u8>, KernelFileError> {
-    let result = Rc::new(RefCell::new(None));
-    let into = Rc::clone(&result);
-    testing::run(async move { *into.borrow_mut() = Some(elf(&file).await.map(Cow::into_owned)) });
-    result.take().expect("the task has ended")
+    unpack(&file).map(Cow::into_owned)
 }
 
 /// Every packing with the same content.

@@ -1,10 +1,17 @@
+#![no_std]
+#![forbid(unsafe_code)]
 //! Kernels as distributions ship them: an ELF file, or one packed into a "bzImage".
 //!
-//! Domains are built from ELF files, so a bzImage is unpacked first. The one idea: a bzImage says how long its content
-//! is when unpacked, so the memory is taken once, up front and fallibly, and no unpacker can write a byte more. The
-//! files come from the administrator, but a damaged one must not end domain 0, so whatever is wrong is an error.
+//! Domains are built from ELF files, so a bzImage is unpacked first: by domain 0, and by whoever wants to know before
+//! the machine is started whether it can be. The one idea: a bzImage says how long its content is when unpacked, so the
+//! memory is taken once, up front and fallibly, and no unpacker can write a byte more. The files come from the
+//! administrator, but a damaged one must not end domain 0, so whatever is wrong is an error.
 //!
-//! Unpacking goes in steps of about a [`STEP`], and other tasks run between them.
+//! Unpacking goes in steps of about a mebibyte, between which the caller may do something else.
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 mod bzimage;
 mod gzip;
@@ -19,12 +26,10 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
-use pv_runtime::executor::yield_now;
-
 /// Longest content that is unpacked, in bytes.
 pub const MOST_UNPACKED: usize = 256 << 20;
 
-/// Bytes unpacked before other tasks get their turn; LZ4's blocks are longer and go in one piece.
+/// Bytes unpacked in a step; LZ4's blocks are longer and go in one piece.
 const STEP: usize = 1 << 20;
 
 /// Why a file's kernel cannot be unpacked.
@@ -49,7 +54,7 @@ pub enum KernelFileError {
         /// Its length in bytes.
         length: usize,
     },
-    /// Domain 0 has too little memory to unpack it.
+    /// There is too little memory to unpack it.
     NoMemory {
         /// Bytes that it takes, in one piece.
         needed: usize,
@@ -82,7 +87,7 @@ impl fmt::Display for KernelFileError {
             }
             Self::NoMemory { needed } => write!(
                 f,
-                "domain 0 lacks the memory to unpack the bzImage: {} MiB in one piece; give it more with dom0_mem",
+                "there is too little memory to unpack the bzImage: it takes {} MiB in one piece",
                 needed.div_ceil(1 << 20)
             ),
             Self::Damaged { packing, fault } => write!(f, "the bzImage is damaged: {packing}: {fault}"),
@@ -175,7 +180,7 @@ impl fmt::Display for Fault {
                 write!(f, "it unpacks to {unpacked} bytes; {promised} were promised")
             }
             Self::Checksum => f.write_str("the checksum is wrong"),
-            Self::Memory => f.write_str("its dictionary is too big for domain 0's memory"),
+            Self::Memory => f.write_str("its dictionary is too big for the memory there is"),
         }
     }
 }
@@ -194,40 +199,93 @@ trait Unpack {
     fn step(&mut self, output: &mut [u8], filled: usize) -> Result<Progress, Fault>;
 }
 
-/// The ELF file in a kernel's file: what a bzImage contains, and any other file as it is.
+/// What a kernel's file turned out to be.
+pub enum KernelFile<'a> {
+    /// A kernel that is not packed, or something else altogether: whether it is an ELF file is not looked at here.
+    Plain(&'a [u8]),
+    /// A bzImage, whose content is to be unpacked.
+    Packed(Unpacking<'a>),
+}
+
+impl<'a> KernelFile<'a> {
+    /// Looks at a file's first bytes, and takes the memory to unpack a bzImage.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelFileError`].
+    pub fn open(file: &'a [u8]) -> Result<Self, KernelFileError> {
+        let Some(payload) = bzimage::payload(file)? else { return Ok(Self::Plain(file)) };
+        if payload.content.starts_with(b"\x7fELF") {
+            return Ok(Self::Plain(payload.content));
+        }
+        let start = payload.content.first_chunk().copied().unwrap_or_default();
+        let packing = Packing::of(payload.content).ok_or(KernelFileError::UnknownPacking(start))?;
+        Unpacking::begin(packing, payload.content, payload.unpacked_length()).map(Self::Packed)
+    }
+}
+
+/// The ELF file in a kernel's file, unpacked at once: what a bzImage contains, and any other file as it is.
 ///
 /// # Errors
 ///
 /// [`KernelFileError`]. Whether the result really is an ELF file is not looked at here.
-pub async fn elf(file: &[u8]) -> Result<Cow<'_, [u8]>, KernelFileError> {
-    let Some(payload) = bzimage::payload(file)? else { return Ok(Cow::Borrowed(file)) };
-    if payload.content.starts_with(b"\x7fELF") {
-        return Ok(Cow::Borrowed(payload.content));
+pub fn unpack(file: &[u8]) -> Result<Cow<'_, [u8]>, KernelFileError> {
+    match KernelFile::open(file)? {
+        KernelFile::Plain(content) => Ok(Cow::Borrowed(content)),
+        KernelFile::Packed(mut unpacking) => {
+            while !unpacking.step()? {}
+            Ok(Cow::Owned(unpacking.finish()?))
+        }
     }
-    let start = payload.content.first_chunk().copied().unwrap_or_default();
-    let packing = Packing::of(payload.content).ok_or(KernelFileError::UnknownPacking(start))?;
-    unpack(packing, payload.content, payload.unpacked_length()).await.map(Cow::Owned)
 }
 
-async fn unpack(packing: Packing, packed: &[u8], length: usize) -> Result<Vec<u8>, KernelFileError> {
-    if length > MOST_UNPACKED {
-        return Err(KernelFileError::TooLong { length });
+/// A bzImage's content on its way out.
+pub struct Unpacking<'a> {
+    packing: Packing,
+    unpacker: Box<dyn Unpack + 'a>,
+    output: Vec<u8>,
+    progress: Progress,
+}
+
+impl<'a> Unpacking<'a> {
+    fn begin(packing: Packing, packed: &'a [u8], length: usize) -> Result<Self, KernelFileError> {
+        if length > MOST_UNPACKED {
+            return Err(KernelFileError::TooLong { length });
+        }
+        let output = zeroes(length)?;
+        let unpacker = packing.unpacker(packed, length)?;
+        Ok(Self { packing, unpacker, output, progress: Progress { filled: 0, is_whole: false } })
     }
-    let mut output = zeroes(length)?;
-    let mut unpacker = packing.unpacker(packed, length)?;
-    let mut progress = Progress { filled: 0, is_whole: false };
-    while !progress.is_whole {
-        progress = unpacker
-            .step(&mut output, progress.filled)
-            .map_err(|fault| KernelFileError::Damaged { packing, fault })?;
-        yield_now().await;
+
+    /// Unpacks some more; whether that was all.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelFileError::Damaged`].
+    pub fn step(&mut self) -> Result<bool, KernelFileError> {
+        if !self.progress.is_whole {
+            let step = self.unpacker.step(&mut self.output, self.progress.filled);
+            self.progress = step.map_err(|fault| self.damaged(fault))?;
+        }
+        Ok(self.progress.is_whole)
     }
-    let unpacked = progress.filled;
-    if unpacked < length {
-        let fault = Fault::TooLittle { promised: length, unpacked };
-        return Err(KernelFileError::Damaged { packing, fault });
+
+    /// The content, when [`step`](Self::step) has said that this is all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelFileError::Damaged`] if it is shorter than the file says.
+    pub fn finish(self) -> Result<Vec<u8>, KernelFileError> {
+        let (promised, unpacked) = (self.output.len(), self.progress.filled);
+        if unpacked < promised {
+            return Err(self.damaged(Fault::TooLittle { promised, unpacked }));
+        }
+        Ok(self.output)
     }
-    Ok(output)
+
+    fn damaged(&self, fault: Fault) -> KernelFileError {
+        KernelFileError::Damaged { packing: self.packing, fault }
+    }
 }
 
 /// So many bytes, if there is the memory.
