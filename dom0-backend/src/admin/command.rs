@@ -18,7 +18,7 @@ const TAIL: usize = 40;
 const USAGES: [(&str, &str); 25] = [
     ("help [COMMAND]", "this list, or more about a command"),
     ("list", "the domains"),
-    ("create NAME [SETTING...]", "make a guest and let it run"),
+    ("create [-c] NAME [SETTING...]", "make a guest and let it run; -c stays on its console"),
     ("shutdown [-w] NAME", "ask a guest to switch itself off; -w waits until it is gone"),
     ("reboot NAME", "ask a guest to end and be made anew"),
     ("destroy NAME", "take a guest apart, whatever it is doing"),
@@ -73,6 +73,8 @@ pub enum Command {
     List,
     /// Make a guest.
     Create(GuestConfiguration),
+    /// Make a guest, and talk to it until it has ended.
+    CreateAndAttend(GuestConfiguration),
     /// Ask a guest to switch itself off.
     Shutdown {
         /// Its name or number.
@@ -177,7 +179,12 @@ impl Command {
             ("help" | "?", []) => Self::Help(None),
             ("help", [topic]) => Self::Help(Some(text(topic))),
             ("list", []) => Self::List,
-            ("create", [guest, settings @ ..]) if !guest.contains('=') => Self::create(guest, settings)?,
+            ("create", ["-c", guest, settings @ ..]) if !guest.contains('=') => {
+                Self::CreateAndAttend(configuration(guest, settings)?)
+            }
+            ("create", [guest, settings @ ..]) if !guest.contains('=') && *guest != "-c" => {
+                Self::Create(configuration(guest, settings)?)
+            }
             ("poweroff" | "shutdown", []) => Self::PowerOff,
             ("shutdown", [guest]) => Self::Shutdown { guest: text(guest), waits: false },
             ("shutdown", ["-w", guest]) => Self::Shutdown { guest: text(guest), waits: true },
@@ -219,14 +226,14 @@ impl Command {
         })
     }
 
-    fn create(guest: &str, settings: &[&str]) -> Result<Self, Misunderstood> {
-        let configuration = GuestConfiguration::parse(guest, settings.iter().copied());
-        configuration.map(Self::Create).map_err(|error| Misunderstood(format!("{error}")))
-    }
-
     fn guest_run(guest: &str, words: &[&str], limit: Duration) -> Self {
         Self::GuestRun { guest: guest.to_owned(), command: words.join(" "), limit }
     }
+}
+
+fn configuration(guest: &str, settings: &[&str]) -> Result<GuestConfiguration, Misunderstood> {
+    GuestConfiguration::parse(guest, settings.iter().copied())
+        .map_err(|error| Misunderstood(format!("{error}")))
 }
 
 fn number<T: core::str::FromStr>(what: &str, word: &str) -> Result<T, Misunderstood> {
@@ -285,6 +292,10 @@ mod tests {
         };
         assert_eq!((guest.name.as_str(), guest.memory, guest.command_line.as_str()), ("web", 32, "a b"));
         assert_eq!((guest.disks.len(), guest.nics.len()), (1, 1));
+        let Command::CreateAndAttend(attended) = parse("create -c web memory=32") else {
+            panic!("not understood");
+        };
+        assert_eq!((attended.name.as_str(), attended.memory), ("web", 32));
     }
 
     #[test]
@@ -319,7 +330,8 @@ mod tests {
         assert_eq!(message("console"), "usage: console NAME\nusage: console NAME --tail [LINES]");
         assert_eq!(message("console a --tail x"), "\"x\" is no number of lines");
         assert_eq!(message("create a memory=x"), "memory=x: a number of MiB from 1 to 65536 is expected");
-        assert_eq!(message("create memory=5"), "usage: create NAME [SETTING...]");
+        assert_eq!(message("create memory=5"), "usage: create [-c] NAME [SETTING...]");
+        assert_eq!(message("create -c"), "usage: create [-c] NAME [SETTING...]");
         assert_eq!(message("send a 'b"), "' is not closed");
         assert_eq!(message("guest-run -t 5 a"), "usage: guest-run [-t SECONDS] NAME COMMAND");
     }

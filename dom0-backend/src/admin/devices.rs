@@ -146,6 +146,7 @@ pub(crate) mod tests {
     use crate::store::{Limits, Server};
     use crate::toolstack::{GuestConfiguration, Handle, Stage};
     use core::time::Duration;
+    use pv_runtime::executor::Signal;
 
     /// Back ends with nothing connected.
     pub struct NoReports;
@@ -183,6 +184,7 @@ pub(crate) mod tests {
             made_at: Duration::ZERO,
             stage: Cell::new(Stage::Alive),
             is_paused: Cell::new(false),
+            fate: Signal::new(),
         })
     }
 

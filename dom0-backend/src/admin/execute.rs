@@ -74,6 +74,10 @@ impl Admin {
                 println!("domain {} is {}", guest.domain, guest.name());
                 Ok(())
             }
+            Command::CreateAndAttend(configuration) => {
+                let guest = self.toolstack.create(&configuration).await?;
+                self.attend(guest).await
+            }
             Command::Shutdown { guest, waits } => self.shut_down(&guest, waits).await,
             Command::Reboot(guest) => {
                 Ok(self.toolstack.request_shutdown(&*self.guest(&guest)?, ShutdownRequest::Reboot)?)

@@ -1,11 +1,14 @@
 //! A guest as the toolstack knows it.
 
+use alloc::rc::Rc;
 use core::cell::Cell;
 use core::time::Duration;
 
 use hypercall_abi::DomainId;
+use pv_runtime::executor::Signal;
 
 use super::configuration::GuestConfiguration;
+use super::error::CreateError;
 use super::handle::Handle;
 
 /// How far a guest's life has come.
@@ -19,6 +22,21 @@ pub enum Stage {
     Preserved,
     /// It is being taken apart.
     Ending,
+}
+
+/// What became of a guest.
+#[derive(Debug)]
+pub enum Fate {
+    /// It ended by itself, as it should.
+    Ended,
+    /// It ended as it should not: how, as a clause that its name goes before.
+    Crashed(&'static str),
+    /// It ended and was started anew, as this guest.
+    Restarted(Rc<Guest>),
+    /// It ended and could not be started anew.
+    NotRestarted(CreateError),
+    /// It was taken apart while it ran.
+    Destroyed,
 }
 
 /// A guest.
@@ -36,6 +54,8 @@ pub struct Guest {
     pub stage: Cell<Stage>,
     /// Whether an administrator paused it.
     pub is_paused: Cell<bool>,
+    /// What became of it, for the one who waits for that.
+    pub fate: Signal<Fate>,
 }
 
 impl Guest {

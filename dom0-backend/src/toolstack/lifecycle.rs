@@ -10,7 +10,7 @@ use pv_runtime::xenbus::{XenbusState, domain_path, wait_for_state};
 
 use super::control;
 use super::destruction::take_apart;
-use super::guest::{Guest, Stage};
+use super::guest::{Fate, Guest, Stage};
 use super::{Toolstack, nodes};
 
 /// How long a back end may take to let go of a guest that is gone.
@@ -98,7 +98,8 @@ impl Toolstack {
 
     /// Takes a guest apart, whatever it is doing. Returns when nothing of it is left.
     pub async fn end(&self, guest: &Guest) {
-        if guest.stage.replace(Stage::Ending) == Stage::Ending {
+        let stage = guest.stage.replace(Stage::Ending);
+        if stage == Stage::Ending {
             while self.has(guest) {
                 sleep(LOOK).await;
             }
@@ -116,6 +117,9 @@ impl Toolstack {
         take_apart(guest.domain).await;
         self.guests.borrow_mut().remove(&guest.domain);
         log::info!("domain {} ({}) is gone", guest.domain, guest.name());
+        if stage == Stage::Alive {
+            guest.fate.set(Fate::Destroyed);
+        }
     }
 
     /// Has the back ends let go of the guest's memory, and waits for each of them.

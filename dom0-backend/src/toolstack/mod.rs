@@ -34,7 +34,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use hypercall_abi::{DomainId, Errno};
-use pv_runtime::executor::wall_clock;
+use pv_runtime::executor::{Signal, wall_clock};
 use pv_runtime::xenbus::Store;
 
 use crate::archive::Archive;
@@ -47,7 +47,7 @@ use nodes::Built;
 pub use configuration::{DEFAULT_MEMORY, GuestConfiguration, Reaction, SettingError};
 pub use disk::{DiskError, GuestDisk, Target};
 pub use error::CreateError;
-pub use guest::{Guest, Stage};
+pub use guest::{Fate, Guest, Stage};
 pub use handle::Handle;
 pub use lifecycle::ShutdownRequest;
 pub use nic::{GuestNic, MacAddress, NicError};
@@ -164,6 +164,7 @@ impl Toolstack {
             made_at: pv_runtime::executor::now(),
             stage: Cell::new(Stage::Alive),
             is_paused: Cell::new(true),
+            fate: Signal::new(),
         });
         self.guests.borrow_mut().insert(guest.domain, Rc::clone(&guest));
         match self.introduce(&guest, &built) {
@@ -407,6 +408,7 @@ pub(crate) mod tests {
                 made_at: core::time::Duration::ZERO,
                 stage: Cell::new(Stage::Alive),
                 is_paused: Cell::new(false),
+                fate: Signal::new(),
             };
             toolstack.guests.borrow_mut().insert(other.domain, Rc::new(other));
             let in_use = check("disk=disk0").unwrap_err();

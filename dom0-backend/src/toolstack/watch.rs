@@ -10,7 +10,7 @@ use pv_runtime::event_channel::EventChannel;
 use pv_runtime::executor::{now, spawn};
 
 use super::configuration::{GuestConfiguration, Reaction};
-use super::guest::{Guest, Stage};
+use super::guest::{Fate, Guest, Stage};
 use super::{Toolstack, control};
 use crate::console::harmless_lines;
 
@@ -45,6 +45,14 @@ impl Ending {
             (Self::Rebooted, _) => configuration.on_reboot,
             (Self::Crashed, Reaction::Restart) if life < SHORTEST_LIFE => Reaction::Destroy,
             (Self::Crashed, reaction) => reaction,
+        }
+    }
+
+    /// What becomes of a guest that ended so, for this reason, and is not started anew.
+    const fn fate(self, reason: u32) -> Fate {
+        match self {
+            Self::PoweredOff | Self::Rebooted => Fate::Ended,
+            Self::Crashed => Fate::Crashed(name_of(reason)),
         }
     }
 }
@@ -110,18 +118,29 @@ impl Toolstack {
         }
         if reaction == Reaction::Preserve {
             guest.stage.set(Stage::Preserved);
+            guest.fate.set(ending.fate(reason));
             return;
         }
         guest.stage.set(Stage::Ended);
         let toolstack = Rc::clone(self);
         spawn(async move {
             toolstack.end(&guest).await;
-            if reaction == Reaction::Restart
-                && let Err(error) = toolstack.create(&guest.configuration).await
-            {
-                log::error!("{} cannot be started anew: {error}", guest.name());
-            }
+            guest.fate.set(match reaction {
+                Reaction::Restart => toolstack.start_anew(&guest).await,
+                Reaction::Destroy | Reaction::Preserve => ending.fate(reason),
+            });
         });
+    }
+
+    /// Makes a guest that is gone once more.
+    async fn start_anew(&self, guest: &Guest) -> Fate {
+        match self.create(&guest.configuration).await {
+            Ok(next) => Fate::Restarted(next),
+            Err(error) => {
+                log::error!("{} cannot be started anew: {error}", guest.name());
+                Fate::NotRestarted(error)
+            }
+        }
     }
 
     fn show_last_lines(&self, guest: &Guest) {
@@ -147,6 +166,15 @@ mod tests {
             .map(|reason| Ending::of(reason).reaction(&configuration, SHORTEST_LIFE));
         use Reaction::{Destroy, Preserve, Restart};
         assert_eq!(reactions, [Preserve, Destroy, Restart, Restart, Restart]);
+    }
+
+    #[test]
+    fn only_a_crash_is_a_bad_end() {
+        let fate = |reason| Ending::of(reason).fate(reason);
+        assert!(matches!(fate(SHUTDOWN_POWEROFF), Fate::Ended));
+        assert!(matches!(fate(SHUTDOWN_REBOOT), Fate::Ended));
+        assert!(matches!(fate(SHUTDOWN_CRASH), Fate::Crashed("crashed")));
+        assert!(matches!(fate(SHUTDOWN_WATCHDOG), Fate::Crashed("was stopped by its watchdog")));
     }
 
     #[test]
