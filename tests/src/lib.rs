@@ -9,6 +9,7 @@
 //! Every machine has a time limit and ends with the value that holds it. The only network is this computer's own
 //! loopback; [`service`] has the peers. Tests that fail panic with what was on the console.
 
+pub mod call;
 pub mod dom0;
 pub mod kernel;
 pub mod ledger;

@@ -5,7 +5,7 @@
 //! follows (did the kernel complain? then the end). It finds the words of its kernel's command line in its environment.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use xtask::build::path_in;
@@ -116,6 +116,21 @@ impl Stock {
         let archive = OWN_PROGRAMS.iter().fold(archive, add);
         let archive = programs.iter().fold(archive, |all, (path, content)| all.program(path, content));
         self.add_files(dom0, archive.finish())
+    }
+
+    /// The kernel's image.
+    pub fn image(&self) -> PathBuf {
+        self.files.image()
+    }
+
+    /// An initial file system whose first program does these lines and nothing else, and then ends.
+    pub fn bare_file_system(&self, lines: &str) -> Vec<u8> {
+        let init = format!("#!/bin/busybox sh\n{lines}\n");
+        let directories = DIRECTORIES.iter().fold(Initramfs::new(), |all, name| all.directory(name));
+        directories
+            .program("init", init.as_bytes())
+            .program("bin/busybox", &read(&self.programs.busybox()))
+            .finish()
     }
 
     /// Adds this kernel to what domain 0 can boot.

@@ -1,29 +1,18 @@
 //! `cargo xtask run --exec`: what a script that boots Weir can rely on.
 
 use std::ffi::OsStr;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
+use tests::call::{self, status, text};
 use tests::program;
 use xtask::disk;
-use xtask::toolchain::cargo;
 
 /// What a call of `cargo xtask run` with these words came to. The machine's disk is an empty one.
 fn run<T: AsRef<OsStr>>(words: impl IntoIterator<Item = T>) -> Output {
     let scratch = program::scratch();
     let path = scratch.join("disk.img");
     disk::create(&path, 1).expect("the scratch directory takes files");
-    let mut xtask = Command::new(cargo());
-    xtask.args(["run", "--quiet", "--package", "xtask", "--", "run", "--disk"]).arg(&path).args(words);
-    xtask.current_dir(Path::new(env!("CARGO_MANIFEST_DIR"))).output().expect("cargo starts")
-}
-
-fn status(output: &Output) -> i32 {
-    output.status.code().unwrap_or_else(|| panic!("{output:?}"))
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    call::run().arg("--disk").arg(&path).args(words).output().expect("cargo starts")
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod isolation;
 mod linux;
 mod network;
 mod nonsense;
+mod own_kernel;
 mod peer;
 mod processors;
 mod prompt;

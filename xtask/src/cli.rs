@@ -36,9 +36,15 @@ struct CommandLine {
 const RUN_NOTES: &str = "\
 On the terminal, Ctrl-a x ends the machine and Ctrl-a c switches to QEMU's monitor and back.
 
-Exit status with --exec:
-  0    every command succeeded
-  1    a command failed
+Examples:
+  cargo xtask run --exec list
+  cargo xtask run --kernel vmlinuz --ramdisk initrd.img --cmdline \"root=/dev/xvda\" --disk root.img --nic
+  cargo xtask run --debian                   (log in as root, without a password)
+  cargo xtask run --debian --exec 'uname -a'
+
+Exit status with --exec, --kernel or --debian:
+  0    every command succeeded; the guest has switched itself off
+  1    a command failed; the guest crashed
   124  the time was up
   125  the machine itself failed, or could not be started";
 

@@ -8,7 +8,8 @@
 //! - *what is made*: [`build`] (three images), [`archive`] and [`bundle`] (what the machine boots from), [`disk`],
 //!   [`image`] (an ISO file);
 //! - *what is done with it*: [`machine`] starts QEMU and talks to its serial console, [`boot`] knows how our kernels
-//!   are started, [`peer`] is Debian's Xen for comparison, [`exec`] understands what domain 0 prints around each command; [`run`], [`mod@bench`], [`check`] and [`mod@test`]
+//!   are started, [`peer`] is Debian's Xen for comparison, [`exec`] understands what domain 0 prints around each command,
+//!   [`guest`] brings up a kernel of the user's own and [`debian`] makes one; [`run`], [`mod@bench`], [`check`] and [`mod@test`]
 //!   are the commands on top.
 //!
 //! The integration tests drive QEMU through the very same [`machine`].
@@ -22,8 +23,11 @@ pub mod check;
 pub mod cli;
 pub mod command;
 pub mod consent;
+pub mod debian;
 pub mod disk;
+pub mod disk_image;
 pub mod exec;
+pub mod guest;
 pub mod image;
 pub mod linux;
 pub mod machine;

@@ -140,6 +140,12 @@ impl Machine {
         self
     }
 
+    /// Adds a disk that the machine can only read.
+    pub fn read_only_disk(mut self, path: impl Into<PathBuf>) -> Self {
+        self.disks.push(Disk { path: path.into(), options: ",readonly=on" });
+        self
+    }
+
     /// Adds a network card, connected to a QEMU back end such as `user` or
     /// `dgram,local.type=unix,local.path=…,remote.type=unix,remote.path=…`.
     pub fn network(mut self, backend: impl Into<String>) -> Self {
@@ -216,6 +222,16 @@ impl Machine {
         let mut qemu = self.command();
         qemu.args(["-serial", "stdio", "-monitor", "none"]);
         qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = qemu.spawn().with_context(|| format!("cannot start {}", qemu::PROGRAM))?;
+        Ok(Running::new(child, self.time_limit))
+    }
+
+    /// Starts the machine with what it prints captured, and what is typed on our own terminal going to it. QEMU takes
+    /// the terminal's keys as they come, and keeps Ctrl-a for itself.
+    pub fn spawn_at_terminal(&self) -> Result<Running> {
+        let mut qemu = self.command();
+        qemu.args(["-serial", "mon:stdio"]);
+        qemu.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = qemu.spawn().with_context(|| format!("cannot start {}", qemu::PROGRAM))?;
         Ok(Running::new(child, self.time_limit))
     }
@@ -334,8 +350,9 @@ mod tests {
 
     #[test]
     fn several_disks_and_networks_are_told_apart() {
-        let machine = Machine::with_kernel("k").disk("a").temporary_disk("b").network("user").network("user");
-        let line = line(&machine);
+        let machine = Machine::with_kernel("k").disk("a").temporary_disk("b").read_only_disk("c");
+        let line = line(&machine.network("user").network("user"));
+        assert!(line.contains("id=disk2,format=raw,readonly=on,file=c"), "{line}");
         assert!(line.contains("id=disk1,format=raw,snapshot=on,file=b"), "{line}");
         assert!(line.contains("drive=disk1") && line.contains("netdev=net1"), "{line}");
     }

@@ -230,7 +230,8 @@ fn planned_package(line: &str) -> Option<Planned> {
     Some(Planned { name: name.to_owned(), version: version.to_owned() })
 }
 
-fn is_root() -> bool {
+/// Whether this process may do everything.
+pub(crate) fn is_root() -> bool {
     // The owner of our own process entry is the effective user.
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }

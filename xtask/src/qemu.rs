@@ -88,7 +88,7 @@ fn offered(plan: &Plan) -> String {
 }
 
 /// The `VERSION_CODENAME` of an `os-release` file.
-fn codename(os_release: &str) -> Option<&str> {
+pub(crate) fn codename(os_release: &str) -> Option<&str> {
     os_release
         .lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))

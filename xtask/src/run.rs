@@ -1,22 +1,30 @@
 //! `cargo xtask run`: Weir in a virtual machine, on the terminal or with commands to execute.
 //!
 //! Without commands the machine's console is the terminal. With commands nobody needs to be there: they travel in the
-//! boot archive, domain 0 runs them and ends the machine, and only what they print reaches standard output. Exit
-//! status: 0 all commands succeeded, 1 a command failed, 124 the time was up, 125 anything else.
+//! boot archive, domain 0 runs them and ends the machine, and only what they print reaches standard output. With a
+//! kernel of the user's own the console is that [guest]'s.
+//!
+//! Exit status: 0 all commands succeeded, or the guest has switched itself off; 1 a command or the guest failed; 124 the
+//! time was up; 125 anything else.
 
+use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{ArgAction, Args};
 
+use crate::archive::Archive;
 use crate::boot::{self, Load};
 use crate::build::{self, Images};
 use crate::bundle;
 use crate::consent::Consent;
+use crate::debian::{self, Debian};
 use crate::disk;
+use crate::disk_image::{self, DiskImage};
 use crate::exec::{self, Frames, Line};
+use crate::guest::{self, Checked, Guest, Input};
 use crate::machine::{DEFAULT_MEMORY_MIB, Ending, Exit, Machine, Running};
 use crate::progress;
 use crate::scratch::Scratch;
@@ -34,34 +42,43 @@ pub const BROKEN: u8 = 125;
 
 /// Time limit of a run that nobody watches, unless told otherwise.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(120);
+/// The same for a Debian, which starts hundreds of programs until it is up.
+const DEBIAN_LIMIT: Duration = Duration::from_secs(600);
+/// Memory of a guest of the user's own unless told otherwise.
+const GUEST_MEMORY_MIB: u32 = 256;
+/// What the options for such a guest stand below.
+const GUEST_HEADING: &str = "A guest of your own";
+
 /// How to run the machine.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Run COMMAND in domain 0, print its output and end; may be given several times.
+    /// Run COMMAND in domain 0 (with --debian: as root in Debian), print its output and end; may be given several times.
     #[arg(long, value_name = "COMMAND")]
     pub exec: Vec<String>,
-    /// End the machine after so many seconds [default: 120 with --exec or without a terminal, else none].
+    /// End the machine after so many seconds [default with --exec or without a terminal: 120, with --debian 600; else
+    /// none].
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
     /// Let one clock tick be one instruction, so that runs can be compared (one processor, slower).
     #[arg(long)]
     pub icount: bool,
-    /// Memory of the machine in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = DEFAULT_MEMORY_MIB)]
-    pub memory: u32,
-    /// Number of processors (also `--smp`).
+    /// Memory in MiB: of the machine [default: 1024], or with --kernel or --debian of the guest [default: 256 or 512].
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<u32>,
+    /// Number of the machine's processors (also `--smp`).
     #[arg(long = "cpus", alias = "smp", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub smp: u32,
-    /// Raw disk file for domain 0 [default: work/disk.img, made if missing].
-    #[arg(long, value_name = "FILE")]
-    pub disk: Option<PathBuf>,
+    /// Raw disk file for domain 0 [default: work/disk.img, made if missing], or with --kernel or --debian for the guest;
+    /// ",ro" for one that is only read; may be given several times.
+    #[arg(long, value_name = "FILE[,ro]")]
+    pub disk: Vec<DiskImage>,
     /// Forward a port of this computer, as in QEMU: tcp::2222-:22; may be given several times.
     #[arg(long, value_name = "RULE")]
     pub hostfwd: Vec<String>,
     /// Start this Xen hypervisor (an ELF file) instead of Weir, with the same domain 0.
     #[arg(long, value_name = "FILE")]
     pub xen: Option<PathBuf>,
-    /// Command line of the hypervisor.
+    /// Command line of the hypervisor, or with --kernel or --debian of the guest's kernel.
     #[arg(long, value_name = "TEXT")]
     pub cmdline: Option<String>,
     /// Command line of domain 0.
@@ -70,6 +87,21 @@ pub struct Options {
     /// Show all that the machine prints on standard error, and QEMU's command line.
     #[arg(long, short)]
     pub verbose: bool,
+    /// Boot this kernel (an ELF file or a bzImage, with Xen PV support) as a guest, with its console here.
+    #[arg(long, value_name = "FILE", help_heading = GUEST_HEADING)]
+    pub kernel: Option<PathBuf>,
+    /// The kernel's initial RAM disk.
+    #[arg(long, value_name = "FILE", help_heading = GUEST_HEADING)]
+    pub ramdisk: Option<PathBuf>,
+    /// Boot Debian's kernel on a small Debian disk (work/debian), both made from Debian's packages if missing.
+    #[arg(long, help_heading = GUEST_HEADING)]
+    pub debian: bool,
+    /// Number of the guest's virtual CPUs [default: 1].
+    #[arg(long, value_name = "NUMBER", help_heading = GUEST_HEADING)]
+    pub vcpus: Option<u32>,
+    /// Give the guest a network interface; may be given several times.
+    #[arg(long, action = ArgAction::Count, help_heading = GUEST_HEADING)]
+    pub nic: u8,
 }
 
 /// Sets up, builds, boots and runs; returns the exit status.
@@ -78,22 +110,144 @@ pub fn run(workspace: &Workspace, options: &Options, consent: Consent) -> Result
         !options.icount || options.smp == 1,
         "--icount counts the instructions of one processor: leave out --cpus"
     );
+    match options.guest(workspace)? {
+        Some(guest) => run_guest(workspace, guest, options, consent),
+        None => run_dom0(workspace, options, consent),
+    }
+}
+
+/// Runs domain 0, at the terminal or with commands.
+fn run_dom0(workspace: &Workspace, options: &Options, consent: Consent) -> Result<u8> {
+    disk_image::check_all(&options.disk)?;
     setup::ensure(workspace, consent)?;
     let images = build::build(workspace)?;
-    let disk = match &options.disk {
-        Some(path) => path.clone(),
-        None => disk::ensure_default(workspace)?,
-    };
+    let mut disks = options.disk.clone();
+    if disks.is_empty() {
+        disks.push(DiskImage::writable(disk::ensure_default(workspace)?));
+    }
     let scratch = Scratch::create(&workspace.work(), "run")?;
-    let machine = machine(&images, &disk, &scratch, options)?;
+    let machine = machine(&images, &disks, &scratch, options)?;
     if options.verbose {
         progress::detail(machine.shown());
     }
     if options.exec.is_empty() { interactive(&machine) } else { execute(&machine, options) }
 }
 
+/// Runs a guest of the user's own, at the terminal or, in Debian, with commands.
+fn run_guest(workspace: &Workspace, mut guest: Guest, options: &Options, consent: Consent) -> Result<u8> {
+    guest.check_numbers()?;
+    let commands = debian::commands::disk(&options.exec)?;
+    if options.debian {
+        disk_image::check_all(&options.disk)?;
+        Debian::of(workspace).ensure(consent)?;
+    }
+    let scratch = Scratch::create(&workspace.work(), "run")?;
+    if !options.exec.is_empty() {
+        let path = scratch.join("commands");
+        fs::write(&path, commands).context("cannot write the commands")?;
+        guest.disks.push(DiskImage { path, is_read_only: true });
+    }
+    let guest = guest.check()?;
+    setup::ensure(workspace, consent)?;
+    let images = build::build(workspace)?;
+    let machine = guest_machine(&images, &guest, &scratch, options)?;
+    if options.verbose {
+        progress::detail(machine.shown());
+    }
+    match guest.guest.last_disk() {
+        Some(disk) if !options.exec.is_empty() => {
+            debian::commands::run(&machine, &disk, options.exec.len(), options.verbose)
+        }
+        _ => guest::run(&machine, Input::detect()),
+    }
+}
+
+impl Options {
+    /// The guest that is asked for, if one is.
+    fn guest(&self, workspace: &Workspace) -> Result<Option<Guest>> {
+        if self.kernel.is_none() && !self.debian {
+            ensure!(self.ramdisk.is_none(), "--ramdisk is for the kernel that --kernel names: give that too");
+            ensure!(
+                self.vcpus.is_none() && self.nic == 0,
+                "--vcpus and --nic are for a guest: give --kernel or --debian too"
+            );
+            return Ok(None);
+        }
+        ensure!(
+            self.xen.is_none(),
+            "--xen is for domain 0's own commands: leave it out with a guest of your own"
+        );
+        ensure!(
+            self.hostfwd.is_empty() || self.nic > 0 || self.debian,
+            "--hostfwd leads to a network interface of the guest: give --nic too"
+        );
+        let guest = match &self.kernel {
+            Some(kernel) => self.guest_with(kernel)?,
+            None => self.debian_guest(Debian::of(workspace))?,
+        };
+        Ok(Some(guest))
+    }
+
+    /// A guest with a kernel of the user's own.
+    fn guest_with(&self, kernel: &Path) -> Result<Guest> {
+        ensure!(!self.debian, "--debian has a kernel of its own: leave out --kernel");
+        ensure!(
+            self.exec.is_empty(),
+            "--exec is for domain 0 or for --debian: what a kernel of your own runs is said in its command line or on its disk"
+        );
+        Ok(Guest {
+            kernel: kernel.to_owned(),
+            ramdisk: self.ramdisk.clone(),
+            command_line: self.cmdline.clone().unwrap_or_default(),
+            memory_mib: self.memory.unwrap_or(GUEST_MEMORY_MIB).into(),
+            vcpus: self.vcpus.unwrap_or(1),
+            disks: self.disk.clone(),
+            nics: self.nic,
+        })
+    }
+
+    /// The Debian guest: its root disk is the first, and it has a network interface in any case.
+    fn debian_guest(&self, debian: Debian) -> Result<Guest> {
+        ensure!(self.ramdisk.is_none(), "--debian has a RAM disk of its own: leave out --ramdisk");
+        let words = self.cmdline.as_deref().unwrap_or_default();
+        Ok(Guest {
+            kernel: debian.kernel,
+            ramdisk: Some(debian.ramdisk),
+            command_line: format!("{} {words}", debian::COMMAND_LINE).trim().to_owned(),
+            memory_mib: self.memory.unwrap_or(debian::MEMORY_MIB).into(),
+            vcpus: self.vcpus.unwrap_or(1),
+            disks: std::iter::once(DiskImage::writable(debian.disk))
+                .chain(self.disk.iter().cloned())
+                .collect(),
+            nics: self.nic.max(1),
+        })
+    }
+
+    /// QEMU's network, with the ports that are forwarded.
+    fn network(&self) -> String {
+        let mut network = "user".to_owned();
+        for rule in &self.hostfwd {
+            network += &format!(",hostfwd={rule}");
+        }
+        network
+    }
+
+    /// The machine with what holds for all that can run in it.
+    fn complete(&self, machine: Machine, disks: &[DiskImage]) -> Machine {
+        let machine = machine.processors(self.smp).counts_instructions(self.icount);
+        let machine = disks.iter().fold(machine, |machine, disk| match disk.is_read_only {
+            true => machine.read_only_disk(&disk.path),
+            false => machine.disk(&disk.path),
+        });
+        match time_limit(self, io::stdin().is_terminal()) {
+            Some(limit) => machine.time_limit(limit),
+            None => machine,
+        }
+    }
+}
+
 /// The machine that the options describe; its boot files go to `scratch`.
-fn machine(images: &Images, disk: &Path, scratch: &Scratch, options: &Options) -> Result<Machine> {
+fn machine(images: &Images, disks: &[DiskImage], scratch: &Scratch, options: &Options) -> Result<Machine> {
     let archive = bundle::boot_archive(images, &options.exec)?;
     let hypervisor_words = options.cmdline.as_deref();
     let load = Load { images, archive: &archive, hypervisor_words, dom0_words: &options.dom0_cmdline };
@@ -101,26 +255,39 @@ fn machine(images: &Images, disk: &Path, scratch: &Scratch, options: &Options) -
         None => boot::on_weir(load, scratch)?,
         Some(xen) => boot::on_xen(xen, load, scratch)?,
     };
-    let mut network = "user".to_owned();
-    for rule in &options.hostfwd {
-        network += &format!(",hostfwd={rule}");
+    let machine = machine.memory_mib(options.memory.unwrap_or(DEFAULT_MEMORY_MIB)).network(options.network());
+    Ok(options.complete(machine, disks))
+}
+
+/// The machine whose domain 0 makes this guest; its boot files go to `scratch`.
+fn guest_machine(images: &Images, guest: &Checked, scratch: &Scratch, options: &Options) -> Result<Machine> {
+    let mut archive = Archive::new();
+    for (name, content) in guest.files() {
+        archive.add(name, content)?;
     }
-    let machine = machine
-        .memory_mib(options.memory)
-        .processors(options.smp)
-        .counts_instructions(options.icount)
-        .disk(disk)
-        .network(network);
-    Ok(match time_limit(options, io::stdin().is_terminal()) {
-        Some(limit) => machine.time_limit(limit),
-        None => machine,
-    })
+    archive.add_commands(&[guest.guest.command()])?;
+    // The console is the guest's: the others speak only if something is wrong, or if they are asked to.
+    let level = if options.verbose { "info" } else { "error" };
+    let hypervisor_words = format!("dom0_mem={}M loglevel={level}", guest.dom0_memory_mib());
+    let dom0_words = format!("noguest log={level} {}", options.dom0_cmdline);
+    let load = Load {
+        images,
+        archive: &archive.finish()?,
+        hypervisor_words: Some(&hypervisor_words),
+        dom0_words: &dom0_words,
+    };
+    let memory =
+        u32::try_from(guest.machine_memory_mib()).context("the machine would need too much memory")?;
+    let machine = boot::on_weir(load, scratch)?.memory_mib(memory);
+    let machine = if guest.guest.nics > 0 { machine.network(options.network()) } else { machine };
+    Ok(options.complete(machine, &guest.guest.disks))
 }
 
 fn time_limit(options: &Options, somebody_watches: bool) -> Option<Duration> {
     match options.timeout {
         Some(seconds) => Some(Duration::from_secs(seconds)),
         None if options.exec.is_empty() && somebody_watches => None,
+        None if options.debian => Some(DEBIAN_LIMIT),
         None => Some(DEFAULT_LIMIT),
     }
 }
@@ -240,7 +407,8 @@ mod tests {
 
     fn arguments(words: &[&str]) -> String {
         let scratch = Scratch::create(&std::env::temp_dir(), "weir-run").unwrap();
-        let machine = machine(&images(&scratch), Path::new("/d"), &scratch, &options(words)).unwrap();
+        let disks = [DiskImage::writable("/d")];
+        let machine = machine(&images(&scratch), &disks, &scratch, &options(words)).unwrap();
         machine.shown().replace(&scratch.path().display().to_string(), "S")
     }
 
@@ -255,10 +423,50 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_is_described_by_its_own_options() {
+        let workspace = Workspace::at("/w");
+        let guest = |words: &[&str]| options(words).guest(&workspace).unwrap();
+        assert_eq!(guest(&["--memory", "64"]), None);
+        let debian = guest(&["--debian", "--cmdline", "quiet", "--disk", "d"]).unwrap();
+        assert_eq!(debian.command_line, "root=/dev/xvda ro console=hvc0 quiet");
+        assert_eq!((debian.disks.len(), debian.nics, debian.memory_mib), (2, 1, 512));
+        assert_eq!(debian.disks[0].path, Path::new("/w/work/debian/disk.img"));
+        let words = ["--kernel", "k", "--cmdline", "a b", "--disk", "d,ro", "--nic", "--nic"];
+        let guest = guest(&words).unwrap();
+        assert_eq!(
+            (guest.command_line.as_str(), guest.memory_mib, guest.vcpus, guest.nics),
+            ("a b", 256, 1, 2)
+        );
+        assert_eq!(guest.disks, [DiskImage { path: "d".into(), is_read_only: true }]);
+    }
+
+    #[test]
+    fn options_that_do_not_go_together_are_explained() {
+        let workspace = Workspace::at("/w");
+        let error = |words: &[&str]| options(words).guest(&workspace).unwrap_err().to_string();
+        assert_eq!(
+            error(&["--ramdisk", "r"]),
+            "--ramdisk is for the kernel that --kernel names: give that too"
+        );
+        for words in [&["--vcpus", "1"][..], &["--nic"]] {
+            assert_eq!(error(words), "--vcpus and --nic are for a guest: give --kernel or --debian too");
+        }
+        assert!(
+            error(&["--kernel", "k", "--exec", "list"]).starts_with("--exec is for domain 0 or for --debian")
+        );
+        assert!(error(&["--kernel", "k", "--xen", "x"]).starts_with("--xen is for domain 0's own commands"));
+        assert!(error(&["--kernel", "k", "--debian"]).starts_with("--debian has a kernel of its own"));
+        assert!(error(&["--debian", "--ramdisk", "r"]).starts_with("--debian has a RAM disk of its own"));
+        assert!(error(&["--kernel", "k", "--hostfwd", "tcp::1-:2"]).ends_with("give --nic too"));
+    }
+
+    #[test]
     fn only_a_watched_console_has_no_time_limit() {
         assert_eq!(time_limit(&options(&[]), true), None);
         assert_eq!(time_limit(&options(&[]), false), Some(DEFAULT_LIMIT));
         assert_eq!(time_limit(&options(&["--exec", "a"]), true), Some(DEFAULT_LIMIT));
+        assert_eq!(time_limit(&options(&["--debian"]), true), None);
+        assert_eq!(time_limit(&options(&["--debian"]), false), Some(DEBIAN_LIMIT));
         assert_eq!(time_limit(&options(&["--timeout", "7"]), true), Some(Duration::from_secs(7)));
     }
 

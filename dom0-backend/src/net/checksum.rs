@@ -148,7 +148,8 @@ mod tests {
 
     /// Puts a frame into buffers, in pieces of the given lengths and offsets.
     fn scatter(frame: &[u8], cuts: &[(u16, u16)]) -> (Buffers, Vec<Piece>) {
-        let mut buffers = Buffers::new(64);
+        // The longest frame in the shortest pieces.
+        let mut buffers = Buffers::new(3000 / 40 + 1);
         let (mut pieces, mut rest) = (Vec::new(), frame);
         let mut cuts = cuts.iter().cycle();
         while !rest.is_empty() {

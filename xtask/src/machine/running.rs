@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::process::{Child, ChildStdin, ExitStatus};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -18,8 +18,8 @@ use anyhow::{Context, Result};
 use super::Exit;
 use crate::exec::PANIC;
 
-/// How many of the console's last lines an error shows.
-const SHOWN_LINES: usize = 25;
+/// How many of the console's last lines an error shows: enough for a kernel's last words with its registers and stack.
+const SHOWN_LINES: usize = 60;
 /// How often to look whether a machine has ended where there is nothing to wait on.
 const POLL_EVERY: Duration = Duration::from_millis(20);
 /// How long the hypervisor's last words may take to arrive in full.
@@ -81,7 +81,8 @@ pub struct Running {
 }
 
 impl Running {
-    pub(super) fn new(mut child: Child, time_limit: Option<Duration>) -> Self {
+    /// Takes over a child whose standard streams are pipes, as far as it has them: QEMU, or what starts it.
+    pub fn new(mut child: Child, time_limit: Option<Duration>) -> Self {
         let (sender, output) = mpsc::channel();
         if let Some(console) = child.stdout.take() {
             thread::spawn(move || pump(console, |bytes| sender.send(bytes.to_vec()).is_ok()));
@@ -161,6 +162,21 @@ impl Running {
         }
     }
 
+    /// What the machine printed and was not yet looked at, as soon as there is something; when all was returned, how the
+    /// machine ended.
+    pub fn next_bytes(&mut self) -> Result<Vec<u8>, Ending> {
+        while self.seen == self.transcript.len() {
+            let more = self.more(self.deadline);
+            // Something may have come with the end.
+            if self.seen == self.transcript.len() {
+                more?;
+            }
+        }
+        let fresh = self.transcript[self.seen..].to_vec();
+        self.seen = self.transcript.len();
+        Ok(fresh)
+    }
+
     /// Waits for the machine's end, at most until its time limit; its further output goes to the transcript.
     pub fn wait(&mut self) -> Result<Exit, ConsoleError> {
         loop {
@@ -178,6 +194,15 @@ impl Running {
         // An error means that it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Asks QEMU to end, which gives a terminal back as it was found; ends it if it does not.
+    pub fn stop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Where there is no such program, there is only the hard way.
+            let _ = Command::new("kill").arg(self.child.id().to_string()).stderr(Stdio::null()).status();
+        }
+        self.end();
     }
 
     /// How the machine ended, which after its last words may be about to happen; ends it if it does not by itself.
@@ -316,7 +341,6 @@ fn find(text: &[u8], pattern: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Command, Stdio};
 
     const SOON: Duration = Duration::from_secs(10);
 
@@ -397,6 +421,30 @@ mod tests {
         assert_eq!(machine.next_line().unwrap(), "rest");
         assert_eq!(machine.next_line().unwrap_err(), Ending::Exited(Exit::Debug(0x10)));
         assert_eq!(machine.wait().unwrap(), Exit::Debug(0x10));
+    }
+
+    #[test]
+    fn bytes_come_as_soon_as_they_are_there() {
+        let mut machine = start("printf 'login: '; read -r name; printf \"$name WEIR PANIC\"; exit 33", None);
+        assert_eq!(machine.next_bytes().unwrap(), b"login: ");
+        machine.send(b"root\n").unwrap();
+        let mut rest = Vec::new();
+        let ending = loop {
+            match machine.next_bytes() {
+                Ok(bytes) => rest.extend(bytes),
+                Err(ending) => break ending,
+            }
+        };
+        assert_eq!(rest, b"root WEIR PANIC");
+        assert!(matches!(ending, Ending::Panicked(_)), "{ending}");
+    }
+
+    #[test]
+    fn a_machine_that_is_asked_to_stop_may_tidy_up() {
+        let mut machine = start("trap 'echo tidy; exit 0' TERM; echo up; while :; do sleep 0.05; done", None);
+        machine.wait_for("up", SOON).unwrap();
+        machine.stop();
+        machine.wait_for("tidy", SOON).unwrap();
     }
 
     #[test]
