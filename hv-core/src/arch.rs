@@ -6,6 +6,7 @@
 #[cfg(target_os = "none")]
 mod x86_64 {
     pub mod boot;
+    pub mod cache;
     pub mod clock;
     pub mod cpu;
     pub mod descriptor_tables;
@@ -28,7 +29,7 @@ mod x86_64 {
 
 #[cfg(target_os = "none")]
 pub use x86_64::{
-    clock, cpu,
+    cache, clock, cpu,
     fpu::{
         apply_task_switched, components as kept_components, mxcsr_mask, restore as fpu_restore,
         switch_to as fpu_switch_to,

@@ -108,6 +108,7 @@ pub fn start(parts: &Parts<'_>) -> Result<DomainRef, BuildError> {
         highest_port: u32::MAX,
         grant_frames: 64,
         maptrack_frames: 256,
+        newest_grants: crate::grant_table::Version::Two,
     })?;
     lifecycle::create_vcpus(&domain, 1)?;
     let mut memory = Blocks::allocate(&domain, pages)?;

@@ -13,6 +13,7 @@ use crate::{
     io_rights::IoRights,
     lock::{Mutex, MutexGuard, Once, RwLock},
     machine::machine,
+    memory_op::MemoryMap,
     vcpu::Vcpu,
 };
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -60,6 +61,8 @@ pub struct Domain {
     pub memory: DomainMemory,
     /// Its `shared_info` page.
     pub shared_info: MachineFrame,
+    /// The memory map it is told, if its builder has made one.
+    pub memory_map: Mutex<Option<FrameBox<MemoryMap>>>,
     /// Its event channels.
     pub event_channels: EventChannels,
     /// What it grants and what it has mapped.
@@ -113,6 +116,7 @@ impl Domain {
             vm_assist: AtomicU64::new(0),
             memory: parts.memory,
             shared_info: parts.shared_info,
+            memory_map: Mutex::new(None),
             event_channels: parts.event_channels,
             grant_table: parts.grant_table,
             io_rights: parts.io_rights,
@@ -214,6 +218,9 @@ impl DomainTable {
     /// `EINVAL` for a reserved number, `EEXIST` when the number is taken, `ENOMEM`.
     pub fn insert(&self, domain: DomainRef) -> Result<(), Errno> {
         let number = domain.id.0 as usize;
+        if number >= MAX_DOMAINS {
+            return Err(Errno::EINVAL);
+        }
         let mut leaves = self.leaves.write();
         let slot = leaves.get_mut(number / LEAF).ok_or(Errno::EINVAL)?;
         if slot.is_none() {
@@ -273,6 +280,34 @@ pub fn find(id: DomainId) -> Option<DomainRef> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        frame_allocator,
+        grant_table::Version,
+        lifecycle::{self, Configuration},
+        test_support::machine_of,
+    };
+
+    #[test]
+    fn reserved_numbers_are_no_domains() {
+        let _machine = machine_of(256);
+        let create = |number: u16| {
+            lifecycle::create(&Configuration {
+                id: DomainId(number),
+                is_privileged: false,
+                handle: [0; 16],
+                highest_port: 1,
+                grant_frames: 1,
+                maptrack_frames: 1,
+                newest_grants: Version::One,
+            })
+        };
+        let before = frame_allocator::free_frames();
+        for reserved in (0x7ff0..=0x8000).chain([u16::MAX]) {
+            assert_eq!(create(reserved).err(), Some(Errno::EINVAL), "{reserved:#x}");
+        }
+        assert_eq!(frame_allocator::free_frames(), before, "and leave nothing behind");
+        assert!(create(0x7fef).is_ok());
+    }
 
     #[test]
     fn numbers_are_given_upwards_and_wrap_around() {

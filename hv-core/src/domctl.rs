@@ -5,6 +5,7 @@
 
 use crate::{
     domain::{self, Domain, DomainRef},
+    grant_table::Version,
     guest_access,
     hypercall::{Arguments, Caller, HypercallResult},
     hypercall_page,
@@ -135,6 +136,8 @@ fn create(call: &Domctl) -> Result<DomainId, Errno> {
         highest_port: wanted.max_evtchn_port,
         grant_frames: frames(wanted.max_grant_frames)?,
         maptrack_frames: frames(wanted.max_maptrack_frames)?,
+        newest_grants: Version::from_number(wanted.grant_opts & XEN_DOMCTL_GRANT_VERSION_MASK)
+            .ok_or(Errno::EINVAL)?,
     })?;
     Ok(domain.id)
 }

@@ -9,16 +9,21 @@
 //!
 //! 1. one domain's `ports` (never two), held from the choice of a free port until the port has its state;
 //! 2. channels, singly or two in the order of their addresses (`lock_pair`);
-//! 3. the scheduler's, inside [`crate::scheduler::wake`].
+//! 3. a domain's FIFO queues;
+//! 4. the scheduler's, inside [`crate::scheduler::wake`].
 //!
 //! [`crate::interrupt::bind`] is called under `ports`, [`crate::interrupt::unbind`] under no lock of this module;
 //! interrupts are signalled with [`notify_physical`], which takes one channel's lock.
 //!
-//! Signals use the two-level form (`two_level`). The FIFO form is not built: the operations that would
-//! start it answer `ENOSYS`, on which guests stay with two levels.
+//! A guest sees its ports in one of two forms (`form`): two levels of bits (`two_level`), in which every domain begins,
+//! or queues of words (`fifo`), which has more ports and priorities.
 
 mod binding;
+mod fifo;
+mod form;
 mod hypercall;
+mod polling;
+mod ports;
 mod signal;
 mod two_level;
 
@@ -28,11 +33,10 @@ mod tests;
 pub use binding::{
     alloc_unbound, bind_interdomain, bind_ipi, bind_pirq, bind_vcpu, bind_virq, close, close_all, status,
 };
+pub use form::{end_fifo, expand_array, init_control, is_pending, set_priority};
 pub use hypercall::event_channel_op;
-pub use signal::{
-    notify_global_virq, notify_physical, notify_virq, raise_all, send, start_polling, stop_polling, unmask,
-};
-pub use two_level::is_pending;
+pub use polling::{start_polling, stop_polling};
+pub use signal::{notify_global_virq, notify_physical, notify_virq, raise_all, send, unmask};
 
 use crate::lock::{Mutex, Once};
 use crate::{
@@ -40,17 +44,17 @@ use crate::{
     frame_object::FrameBox,
     layout::PAGE_SIZE,
 };
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use hypercall_abi::{DomainId, Errno, PhysicalIrq, Port, VcpuId, event_channel::EVTCHN_2L_NR_CHANNELS};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use fifo::Fifo;
+use form::PortForm;
+use hypercall_abi::{
+    DomainId, Errno, PhysicalIrq, Port, VcpuId,
+    event_channel::{EVTCHN_FIFO_MAX_QUEUES, EVTCHN_FIFO_PRIORITY_DEFAULT},
+};
+use ports::{Directory, PortSet};
 
-/// Ports in the table.
-const PORTS: usize = EVTCHN_2L_NR_CHANNELS as usize;
-/// Channels in one bucket, which is one frame.
-const BUCKET: usize = PAGE_SIZE as usize / size_of::<Channel>();
-/// Buckets in the table.
-const BUCKETS: usize = PORTS / BUCKET;
-
-type Bucket = FrameBox<[Channel; BUCKET]>;
+/// Closed ports still in a guest's queue that are passed over in the search for a free one.
+const MOST_PASSED_OVER: u32 = 1024;
 
 /// What a port is.
 enum State {
@@ -73,14 +77,32 @@ struct Channel {
     state: Mutex<State>,
     /// The vCPU that is told when the port becomes pending; valid for the domain, or 0.
     vcpu: AtomicU8,
+    /// Its queue on that vCPU, in the FIFO form.
+    priority: AtomicU8,
+    /// An event happened while the port had no event word yet, in the FIFO form.
+    awaits_word: AtomicBool,
+    /// The queue it was put into last; see [`Self::last_queue`].
+    last_queue: AtomicU16,
 }
 
-const _: () =
-    assert!((PAGE_SIZE as usize).is_multiple_of(size_of::<Channel>()) && PORTS.is_multiple_of(BUCKET));
+const _: () = assert!((PAGE_SIZE as usize).is_multiple_of(size_of::<Channel>()));
 
 impl Channel {
     const fn free() -> Self {
-        Self { state: Mutex::new(State::Free), vcpu: AtomicU8::new(0) }
+        Self {
+            state: Mutex::new(State::Free),
+            vcpu: AtomicU8::new(0),
+            priority: AtomicU8::new(EVTCHN_FIFO_PRIORITY_DEFAULT as u8),
+            awaits_word: AtomicBool::new(false),
+            last_queue: AtomicU16::new(0),
+        }
+    }
+
+    /// Makes it as new, but for the queue in which the guest may still have it.
+    fn renew(&self, vcpu: VcpuId) {
+        self.set_vcpu(vcpu);
+        self.priority.store(EVTCHN_FIFO_PRIORITY_DEFAULT as u8, Ordering::Relaxed);
+        self.awaits_word.store(false, Ordering::SeqCst);
     }
 
     fn vcpu_id(&self) -> VcpuId {
@@ -92,62 +114,17 @@ impl Channel {
         const { assert!(MAX_VCPUS <= 1 << u8::BITS) };
         self.vcpu.store(id.0 as u8, Ordering::Relaxed);
     }
-}
 
-/// Which ports are taken. Finds the lowest free one with two bit searches.
-struct PortSet {
-    taken: [u64; PORTS / 64],
-    /// Bit `n` is set when word `n` of `taken` is full.
-    full: u64,
-    /// Ports from here on may not be used.
-    limit: u32,
-    /// The domain is dying: no more ports.
-    is_closed: bool,
-}
-
-const _: () = assert!(PORTS / 64 == u64::BITS as usize, "one summary word covers all ports");
-
-impl PortSet {
-    const fn new(limit: u32) -> Self {
-        let mut taken = [0; PORTS / 64];
-        // Port 0 never is a channel: guests use it for "none".
-        taken[0] = 1;
-        Self { taken, full: 0, limit, is_closed: false }
+    /// The vCPU and the priority of the queue the port was put into last.
+    fn last_queue(&self) -> (usize, usize) {
+        let queue = usize::from(self.last_queue.load(Ordering::Relaxed));
+        (queue / EVTCHN_FIFO_MAX_QUEUES, queue % EVTCHN_FIFO_MAX_QUEUES)
     }
 
-    /// The lowest free port: `EINVAL` when the domain is dying, `ENOSPC` when it has as many as it may.
-    fn lowest_free(&self) -> Result<Port, Errno> {
-        if self.is_closed {
-            return Err(Errno::EINVAL);
-        }
-        let word = self.full.trailing_ones();
-        let bits = self.taken.get(word as usize).ok_or(Errno::ENOSPC)?;
-        let port = word * 64 + bits.trailing_ones();
-        if port < self.limit { Ok(Port(port)) } else { Err(Errno::ENOSPC) }
-    }
-
-    fn take(&mut self, port: Port) {
-        let word = port.0 as usize / 64;
-        self.taken[word] |= 1 << (port.0 % 64);
-        if self.taken[word] == u64::MAX {
-            self.full |= 1 << word;
-        }
-    }
-
-    fn release(&mut self, port: Port) {
-        let word = port.0 as usize / 64;
-        self.taken[word] &= !(1 << (port.0 % 64));
-        self.full &= !(1 << word);
-    }
-
-    /// The lowest taken port that is at least `from`.
-    fn first_taken(&self, from: Port) -> Option<Port> {
-        let first_word = from.0 as usize / 64;
-        let visible = |word: usize| if word == first_word { u64::MAX << (from.0 % 64) } else { u64::MAX };
-        (first_word..self.taken.len()).find_map(|word| {
-            let bits = self.taken[word] & visible(word);
-            (bits != 0).then(|| Port(word as u32 * 64 + bits.trailing_zeros()))
-        })
+    fn set_last_queue(&self, vcpu: VcpuId, priority: usize) {
+        const { assert!(MAX_VCPUS * EVTCHN_FIFO_MAX_QUEUES <= 1 << u16::BITS) };
+        self.last_queue
+            .store((vcpu.0 as usize * EVTCHN_FIFO_MAX_QUEUES + priority) as u16, Ordering::Relaxed);
     }
 }
 
@@ -171,7 +148,11 @@ impl Counters {
 /// A domain's event channels. Takes no frame before the first port is used, and then one for 128 ports.
 pub struct EventChannels {
     ports: Mutex<PortSet>,
-    buckets: [Once<Bucket>; BUCKETS],
+    directory: Directory,
+    /// The guest sees its ports as words in queues.
+    is_fifo: AtomicBool,
+    /// What is kept for that, from the first time on that the guest chose it.
+    fifo: Once<FrameBox<Mutex<Fifo>>>,
     /// Bit for each vCPU that polls.
     pollers: AtomicU32,
     /// For each polling vCPU the port it waits for, or 0 for any.
@@ -185,10 +166,11 @@ const _: () = assert!(MAX_VCPUS <= u32::BITS as usize, "`pollers` has a bit for 
 impl EventChannels {
     /// No channels yet, and never a port above `highest_port` (`max_evtchn_port` of `XEN_DOMCTL_createdomain`).
     pub fn new(highest_port: u32) -> Self {
-        let limit = highest_port.min(EVTCHN_2L_NR_CHANNELS - 1) + 1;
         Self {
-            ports: Mutex::new(PortSet::new(limit)),
-            buckets: [const { Once::new() }; BUCKETS],
+            ports: Mutex::new(PortSet::new(highest_port)),
+            directory: Directory::new(),
+            is_fifo: AtomicBool::new(false),
+            fifo: Once::new(),
             pollers: AtomicU32::new(0),
             polled_ports: [const { AtomicU32::new(0) }; MAX_VCPUS],
             counters: Counters::default(),
@@ -198,16 +180,7 @@ impl EventChannels {
     /// The channel at `port`, if any port near it has ever been used.
     #[inline]
     fn channel(&self, port: Port) -> Option<&Channel> {
-        let number = port.0 as usize;
-        Some(&self.buckets.get(number / BUCKET)?.get()?[number % BUCKET])
-    }
-
-    /// The channel at `port`, in a new bucket if need be; `ENOMEM` when there is no frame for it.
-    fn channel_or_new(&self, port: Port) -> Result<&Channel, Errno> {
-        let number = port.0 as usize;
-        let bucket = self.buckets[number / BUCKET]
-            .try_call_once(|| FrameBox::try_from_fn(|_| Channel::free()).ok_or(Errno::ENOMEM))?;
-        Ok(&bucket[number % BUCKET])
+        self.directory.channel(port)
     }
 
     /// Takes the lowest free port and lets `connect` give its channel a state, all under `ports`: whoever sees
@@ -218,16 +191,28 @@ impl EventChannels {
         connect: impl FnOnce(Port, &Channel) -> Result<(), Errno>,
     ) -> Result<Port, Errno> {
         let mut ports = self.ports.lock();
-        let port = ports.lowest_free()?;
-        let channel = self.channel_or_new(port)?;
-        channel.set_vcpu(vcpu);
+        let (port, channel) = self.free_channel(&ports)?;
+        channel.renew(vcpu);
         connect(port, channel)?;
-        ports.take(port);
+        ports.take(&self.directory, port);
         Ok(port)
+    }
+
+    /// The lowest free port, but for those that the guest still has in a queue: `ENOSPC` when that are too many.
+    fn free_channel(&self, ports: &PortSet) -> Result<(Port, &Channel), Errno> {
+        let mut from = Port(0);
+        for _ in 0..MOST_PASSED_OVER {
+            let port = ports.first_free(&self.directory, from)?;
+            if !self.is_queued(port) {
+                return Ok((port, self.directory.channel_or_new(port)?));
+            }
+            from = Port(port.0 + 1);
+        }
+        Err(Errno::ENOSPC)
     }
 
     /// Number of ports in use.
     pub fn used_ports(&self) -> u32 {
-        self.ports.lock().taken.iter().map(|word| word.count_ones()).sum::<u32>() - 1
+        self.ports.lock().count(&self.directory)
     }
 }

@@ -13,10 +13,11 @@
 //! or of two, so there is no order to keep. Under `granted` only frame references are taken and dropped and
 //! frames allocated; under the maptrack, frames are allocated. No page-table work is done under either.
 //!
-//! Only version 1 entries are built, which is what guests fall back to when version 2 is refused. Transfers are
-//! not built; nor are cache attributes of mappings, so a granted page is always mapped cached.
+//! A table has entries of version 1 or 2, as its domain chooses. Transfers are not built; nor are cache attributes of
+//! mappings, so a granted page is always mapped cached.
 
 mod active;
+mod cache;
 mod copy;
 mod hypercall;
 mod map;
@@ -30,6 +31,7 @@ mod unmap;
 mod tests;
 
 pub use hypercall::grant_table_op;
+pub use shared::Version;
 pub use table::frame_for_index;
 pub use unmap::release_all;
 
@@ -96,10 +98,11 @@ pub struct GrantTable {
 
 impl GrantTable {
     /// A table that may grow to these numbers of frames (of `XEN_DOMCTL_createdomain`), within
-    /// [`MOST_GRANT_FRAMES`] and [`MOST_MAPTRACK_FRAMES`]. It has at least one frame of entries.
-    pub const fn new(grant_frames: u32, maptrack_frames: u32) -> Self {
+    /// [`MOST_GRANT_FRAMES`] and [`MOST_MAPTRACK_FRAMES`]. It has at least one frame of entries, of version 1 until the
+    /// domain chooses another, which may be `newest` at most.
+    pub const fn new(grant_frames: u32, maptrack_frames: u32, newest: Version) -> Self {
         Self {
-            granted: Mutex::new(Granted::new(at_most(grant_frames, MOST_GRANT_FRAMES))),
+            granted: Mutex::new(Granted::new(at_most(grant_frames, MOST_GRANT_FRAMES), newest)),
             maptrack: Mutex::new(Maptrack::new(at_most(maptrack_frames, MOST_MAPTRACK_FRAMES))),
             counters: Counters::new(),
         }

@@ -18,8 +18,8 @@ use hypercall_abi::{
         CALLBACKTYPE_SYSENTER, CallbackRegister, CallbackUnregister,
     },
     xen::{
-        VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_PAE_EXTENDED_CR3,
-        VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VMASST_TYPE_WRITABLE_PAGETABLES,
+        VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_4GB_SEGMENTS, VMASST_TYPE_4GB_SEGMENTS_NOTIFY,
+        VMASST_TYPE_PAE_EXTENDED_CR3, VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VMASST_TYPE_WRITABLE_PAGETABLES,
     },
 };
 
@@ -134,11 +134,12 @@ pub fn get_debugreg(caller: &mut Caller<'_>, arguments: &Arguments) -> Hypercall
     caller.context.own.debug().read(arguments[0]).ok_or(Errno::EINVAL.into())
 }
 
-/// Assists that a 64-bit guest may turn on: the first two concern 32-bit guests and change nothing here, and page tables
-/// can always be written.
+/// Assists that a 64-bit guest may turn on. Only the last makes a difference: page tables are always writable by way
+/// of emulation, and the others concern 32-bit guests.
 pub const ASSISTS: u64 = 1 << VMASST_TYPE_4GB_SEGMENTS
-    | 1 << VMASST_TYPE_PAE_EXTENDED_CR3
+    | 1 << VMASST_TYPE_4GB_SEGMENTS_NOTIFY
     | 1 << VMASST_TYPE_WRITABLE_PAGETABLES
+    | 1 << VMASST_TYPE_PAE_EXTENDED_CR3
     | 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
 
 /// `HYPERVISOR_vm_assist(command, type)`.

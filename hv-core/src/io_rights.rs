@@ -108,6 +108,11 @@ impl IoRights {
         self.granted.lock().any(|grant| grant.covers(resource, first, last))
     }
 
+    /// The domain may use no device.
+    pub fn is_none(&self) -> bool {
+        !self.everything && !self.granted.lock().any(|_| true)
+    }
+
     /// May the domain map this frame of I/O memory?
     pub fn allows_memory(&self, frame: MachineFrame) -> bool {
         self.allows(Resource::Memory, frame.0, frame.0)

@@ -31,6 +31,8 @@ pub const DESCRIPTOR_WINDOW_SIZE: u64 = 32 * PAGE_SIZE;
 pub const IMAGE_BASE: u64 = 0xffff_82d0_8000_0000;
 /// Direct map: machine address `a` is at `DIRECT_MAP_BASE + a`.
 pub const DIRECT_MAP_BASE: u64 = 0xffff_8300_0000_0000;
+/// Bytes that the direct map can have: to the end of the hypervisor's slots.
+pub const DIRECT_MAP_SIZE: u64 = 0xffff_8800_0000_0000 - DIRECT_MAP_BASE;
 
 /// Bytes in a frame.
 pub const PAGE_SIZE: u64 = 4096;

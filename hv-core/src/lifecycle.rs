@@ -10,7 +10,7 @@ use crate::{
     event_channel::{self, EventChannels},
     frame::{self, DomainMemory, Progress},
     frame_object::FrameArc,
-    grant_table::GrantTable,
+    grant_table::{GrantTable, Version},
     hypercall::HypercallError,
     interrupt,
     io_rights::IoRights,
@@ -38,6 +38,8 @@ pub struct Configuration {
     pub grant_frames: u32,
     /// Frames its table of mapped grants may have.
     pub maptrack_frames: u32,
+    /// The newest form of grant table entries it may choose.
+    pub newest_grants: Version,
 }
 
 /// Makes an empty, paused domain without vCPUs and without memory beyond its shared page.
@@ -55,7 +57,11 @@ pub fn create(configuration: &Configuration) -> Result<DomainRef, Errno> {
         memory: DomainMemory::new(0),
         shared_info,
         event_channels: EventChannels::new(configuration.highest_port),
-        grant_table: GrantTable::new(configuration.grant_frames, configuration.maptrack_frames),
+        grant_table: GrantTable::new(
+            configuration.grant_frames,
+            configuration.maptrack_frames,
+            configuration.newest_grants,
+        ),
         io_rights: rights,
     });
     let Some(domain) = FrameArc::try_new(domain) else {
@@ -195,6 +201,7 @@ fn release_channels(domain: &Domain) -> Result<(), HypercallError> {
     if !event_channel::close_all(domain, PIECE) || !crate::grant_table::release_all(domain, PIECE) {
         return Err(HypercallError::Restart);
     }
+    event_channel::end_fifo(domain);
     interrupt::release_all(domain);
     Ok(())
 }

@@ -7,7 +7,7 @@ mod exchange;
 mod map;
 mod reservation;
 
-pub use map::{MachineMemoryMap, set_machine_memory_map};
+pub use map::{MachineMemoryMap, MemoryMap, set_machine_memory_map};
 
 use crate::{
     domain::Domain,
@@ -43,6 +43,8 @@ pub fn memory_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallRes
         XENMEM_MAXIMUM_RAM_PAGE => Ok(crate::direct_map::frame_count() - 1),
         XENMEM_MACHPHYS_MFN_LIST => map::machphys_mfn_list(address),
         XENMEM_MACHPHYS_MAPPING => map::machphys_mapping(address),
+        XENMEM_MEMORY_MAP => map::memory_map(caller, address),
+        XENMEM_SET_MEMORY_MAP => map::set_memory_map(caller, address),
         XENMEM_MACHINE_MEMORY_MAP => map::machine_memory_map(caller, address),
         // These are about the memory of domains whose frame numbers are translated for them.
         XENMEM_ADD_TO_PHYSMAP | XENMEM_REMOVE_FROM_PHYSMAP => Err(Errno::EACCES.into()),

@@ -42,6 +42,7 @@ pub fn domain_with(id: u16, vcpus: u32, highest_port: u32) -> DomainRef {
         highest_port,
         grant_frames: 4,
         maptrack_frames: 4,
+        newest_grants: crate::grant_table::Version::Two,
     };
     let domain = lifecycle::create(&configuration).expect("a domain");
     lifecycle::create_vcpus(&domain, vcpus).expect("its vCPUs");
@@ -63,6 +64,7 @@ pub fn destroy(domains: &[DomainRef]) {
     for domain in domains {
         begin_to_die(domain);
         while !event_channel::close_all(domain, 16) {}
+        event_channel::end_fifo(domain);
         while !grant_table::release_all(domain, 16) {}
         machine().domains.remove(domain.id);
     }

@@ -243,7 +243,7 @@ mod tests {
         lifecycle::create_vcpus(guest.domain(), 2).expect("another vCPU");
         let assists = || guest.domain().vm_assist.load(Ordering::Relaxed);
         let flag = 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG;
-        let state = VcpuGuestContext { vm_assist: flag | 1 << 1 | 1 << 63, ..good_state(&guest) };
+        let state = VcpuGuestContext { vm_assist: flag | 1 << 6 | 1 << 63, ..good_state(&guest) };
         set(guest.domain(), vcpu(guest.domain(), 0), &state).expect("a good state");
         assert_eq!(assists(), flag);
         let state = VcpuGuestContext { vm_assist: 1 << VMASST_TYPE_PAE_EXTENDED_CR3, ..good_state(&guest) };

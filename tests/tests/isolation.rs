@@ -60,6 +60,31 @@ fn every_attack_is_refused() {
     bench.expect_nothing_left("attacks");
 }
 
+/// Two virtual CPUs, one of them doing what the other must not see.
+fn races_in_vain(processors: u32) {
+    let machine = Dom0::new().kernel("hostile", "WEIR_HOSTILE");
+    let mut dom0 = machine.with(move |machine| machine.processors(processors)).start();
+    dom0.succeed("create villain");
+    dom0.succeed("guest-run villain info");
+    dom0.succeed("destroy villain");
+    let before = Ledger::of(&mut dom0);
+    dom0.succeed("create villain kernel=hostile memory=64 vcpus=2 cmdline=only=second_cpu on_crash=preserve");
+    let verdict = dom0.hear("villain", "hostile: ");
+    assert!(verdict.ends_with(" passed, 0 failed"), "{}", dom0.console());
+    dom0.wait_until_gone("villain");
+    before.expect_same(&mut dom0, "races");
+}
+
+#[test]
+fn two_virtual_cpus_race_in_vain() {
+    races_in_vain(1);
+}
+
+#[test]
+fn two_virtual_cpus_race_in_vain_on_two_processors() {
+    races_in_vain(2);
+}
+
 #[test]
 fn a_guest_that_ends_badly_ends_alone() {
     let mut bench = Bench::new();

@@ -31,6 +31,8 @@ use super::memory::NewMemory;
 
 /// Pages in a MiB.
 const PAGES_PER_MIB: u64 = (1 << 20) / PAGE_SIZE as u64;
+/// KiB of places beyond its memory that a guest is told of, as `xl` does, for kernels that need some without memory.
+const MEMORY_SLACK: u64 = 8 * 1024;
 /// The x87 control word and the SSE control word as processors have them after a reset.
 const FPU_CONTROL: u16 = 0x037f;
 const SSE_CONTROL: u32 = 0x1f80;
@@ -122,6 +124,8 @@ async fn furnish(
 ) -> Result<BuiltDomain, CreateError> {
     control::create_vcpus(domain, parts.vcpus).map_err(CreateError::in_step("create its virtual CPUs"))?;
     control::limit_memory(domain, parts.memory * 1024).map_err(CreateError::in_step("limit its memory"))?;
+    control::tell_memory(domain, parts.memory * 1024 + MEMORY_SLACK)
+        .map_err(CreateError::in_step("tell it of its memory"))?;
     let mut memory =
         NewMemory::populate(domain, pages).await.map_err(|errno| shortage(parts.memory, errno))?;
     let open_port = || control::open_port_in(domain).map_err(CreateError::in_step("open a port"));

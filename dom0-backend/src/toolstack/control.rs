@@ -13,19 +13,22 @@ use hypercall_abi::arch_x86::VcpuGuestContext;
 use hypercall_abi::domctl::*;
 use hypercall_abi::event_channel::EvtchnAllocUnbound;
 use hypercall_abi::grant_table::GnttabSetupTable;
-use hypercall_abi::memory::{MemoryReservation, XENMEM_POPULATE_PHYSMAP};
+use hypercall_abi::memory::{
+    E820_RAM, E820Entry, ForeignMemoryMap, MemoryMap, MemoryReservation, XENMEM_POPULATE_PHYSMAP,
+    XENMEM_SET_MEMORY_MAP,
+};
 use hypercall_abi::sysctl::*;
 use hypercall_abi::xen::{MMUEXT_PIN_L4_TABLE, MmuextOp};
 use hypercall_abi::{DomainId, Errno, MachineFrame, Port, VcpuId};
 use pv_runtime::hypercall;
 use zerocopy::FromZeros;
 
-/// Event channels of a guest: the most that the two-level form has.
+/// Event channels of a guest: as many as the two-level form has, and enough in the other.
 const MOST_PORTS: u32 = 4095;
 /// Leaves a limit to the hypervisor.
 const DEFAULT: i32 = -1;
-/// Version of the grant table that a guest may have.
-const GRANT_VERSION: u32 = 1;
+/// Newest form of grant table entries that a guest may choose.
+const GRANT_VERSION: u32 = 2;
 /// Domains that are asked for at a time.
 const LIST_PIECE: usize = 64;
 /// Bytes of log that are asked for at a time.
@@ -108,6 +111,19 @@ pub fn create_vcpus(domain: DomainId, count: u32) -> Result<(), Errno> {
 pub fn limit_memory(domain: DomainId, kibibytes: u64) -> Result<(), Errno> {
     let limit = DomctlMaxMem { max_memkb: kibibytes };
     domctl(&mut Domctl::new(XEN_DOMCTL_MAX_MEM, domain).with_payload(&limit))
+}
+
+/// Tells a domain how far its memory may come to reach.
+///
+/// # Errors
+///
+/// `ESRCH`, `ENOMEM`.
+pub fn tell_memory(domain: DomainId, kibibytes: u64) -> Result<(), Errno> {
+    let range = E820Entry { addr: 0.into(), size: (kibibytes * 1024).into(), r#type: E820_RAM.into() };
+    let map = MemoryMap { nr_entries: 1, buffer: core::ptr::from_ref(&range) as u64, ..Default::default() };
+    let mut request = ForeignMemoryMap { domid: domain, map, ..Default::default() };
+    // SAFETY: the command reads the one range that is at the address.
+    unsafe { hypercall::memory_op(XENMEM_SET_MEMORY_MAP, &mut request) }.map(drop)
 }
 
 /// Writes the hypercall stubs into a frame of a domain.

@@ -210,6 +210,17 @@ pub mod clock {
     pub fn set_timer(_deadline: u64) {}
 }
 
+/// Caches that nobody goes around.
+pub mod cache {
+    use hypercall_abi::MachineFrame;
+
+    /// Nothing to write back.
+    pub fn flush(_frame: MachineFrame, _offset: usize, _length: usize) {}
+
+    /// Nothing to write back.
+    pub fn flush_all() {}
+}
+
 /// No TLB: translations are looked up afresh each time. What would be flushed is counted.
 pub mod tlb {
     use super::Domain;

@@ -3,7 +3,7 @@
 //! Every port is opened by [`EventChannels::open`], which holds the domain's `ports` lock until the port is in its
 //! new state, and closed by [`close`], which gives the number back last. In between a port is never half a thing.
 
-use super::{Channel, EventChannels, State, two_level};
+use super::{Channel, EventChannels, State, form};
 use crate::lock::MutexGuard;
 use crate::{
     domain::{self, Domain, DomainRef},
@@ -48,7 +48,7 @@ pub fn bind_interdomain(domain: &Domain, remote: &DomainRef, remote_port: Port) 
     if let Some(channel) = domain.event_channels.channel(port) {
         let state = channel.state.lock();
         if matches!(*state, State::Interdomain { .. }) {
-            two_level::set_pending(domain, port, channel.vcpu_id());
+            form::set_pending(domain, port, channel);
         }
     }
     Ok(port)
@@ -163,8 +163,8 @@ pub fn close(domain: &Domain, port: Port) -> Result<(), Errno> {
         interrupt::unbind(domain, irq);
     }
     // Nobody makes a free port pending, so a later user of the number starts clean.
-    two_level::clear_pending(domain, port);
-    channels.ports.lock().release(port);
+    form::clear_pending(domain, port, channel);
+    channels.ports.lock().release(&channels.directory, port);
     Ok(())
 }
 
@@ -237,7 +237,7 @@ pub fn close_all(domain: &Domain, budget: u32) -> bool {
 fn next_to_close(domain: &Domain, channels: &EventChannels, from: Port) -> Option<Port> {
     let mut ports = channels.ports.lock();
     ports.is_closed |= domain.is_dying();
-    ports.first_taken(from)
+    ports.first_taken(&channels.directory, from)
 }
 
 /// What a port is (`EVTCHNOP_status`).

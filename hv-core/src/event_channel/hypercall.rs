@@ -1,8 +1,8 @@
 //! `HYPERVISOR_event_channel_op`: from the guest's structures to the functions of this module and back.
 
 use super::{
-    alloc_unbound, bind_interdomain, bind_ipi, bind_pirq, bind_vcpu, bind_virq, close, close_all, send,
-    status, unmask,
+    alloc_unbound, bind_interdomain, bind_ipi, bind_pirq, bind_vcpu, bind_virq, close, close_all, end_fifo,
+    expand_array, init_control, send, set_priority, status, unmask,
 };
 use crate::{
     domain,
@@ -11,13 +11,14 @@ use crate::{
 };
 use core::sync::atomic::Ordering;
 use hypercall_abi::{
-    DomainId, Errno,
+    DomainId, Errno, MachineFrame,
     event_channel::{
-        EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_PIRQ,
-        EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_RESET, EVTCHNOP_SEND,
-        EVTCHNOP_STATUS, EVTCHNOP_UNMASK, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi,
-        EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq, EvtchnClose, EvtchnReset, EvtchnSend, EvtchnStatus,
-        EvtchnUnmask,
+        EVTCHN_FIFO_LINK_BITS, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI,
+        EVTCHNOP_BIND_PIRQ, EVTCHNOP_BIND_VCPU, EVTCHNOP_BIND_VIRQ, EVTCHNOP_CLOSE, EVTCHNOP_EXPAND_ARRAY,
+        EVTCHNOP_INIT_CONTROL, EVTCHNOP_RESET, EVTCHNOP_SEND, EVTCHNOP_SET_PRIORITY, EVTCHNOP_STATUS,
+        EVTCHNOP_UNMASK, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq,
+        EvtchnBindVcpu, EvtchnBindVirq, EvtchnClose, EvtchnExpandArray, EvtchnInitControl, EvtchnReset,
+        EvtchnSend, EvtchnSetPriority, EvtchnStatus, EvtchnUnmask,
     },
 };
 
@@ -28,7 +29,7 @@ const RESET_BUDGET: u32 = 64;
 ///
 /// # Errors
 /// As each operation; `EFAULT` when the structure cannot be read or the answer not be written (what was opened
-/// then stays open), `ENOSYS` for an unknown operation and for those of the FIFO form.
+/// then stays open), `ENOSYS` for an unknown operation.
 pub fn event_channel_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
     let pointer = arguments[1];
     let done = match arguments[0] as u32 {
@@ -45,6 +46,14 @@ pub fn event_channel_op(caller: &mut Caller<'_>, arguments: &Arguments) -> Hyper
         EVTCHNOP_BIND_IPI => do_bind_ipi(caller, pointer),
         EVTCHNOP_BIND_PIRQ => do_bind_pirq(caller, pointer),
         EVTCHNOP_STATUS => do_status(caller, pointer),
+        EVTCHNOP_INIT_CONTROL => do_init_control(caller, pointer),
+        EVTCHNOP_EXPAND_ARRAY => {
+            expand_array(caller.domain, MachineFrame(read::<EvtchnExpandArray>(pointer)?.array_gfn))
+        }
+        EVTCHNOP_SET_PRIORITY => {
+            let op: EvtchnSetPriority = read(pointer)?;
+            set_priority(caller.domain, op.port, op.priority)
+        }
         EVTCHNOP_RESET => return do_reset(caller, pointer),
         _ => Err(Errno::ENOSYS),
     };
@@ -96,12 +105,23 @@ fn do_status(caller: &Caller<'_>, pointer: u64) -> Result<(), Errno> {
     write(pointer, &EvtchnStatus { dom: op.dom, ..status(&owner, op.port)? })
 }
 
-/// Closes all ports of a domain: its own, or, for the control domain, those of one it has paused.
+fn do_init_control(caller: &Caller<'_>, pointer: u64) -> Result<(), Errno> {
+    let mut op: EvtchnInitControl = read(pointer)?;
+    init_control(caller.domain, op.vcpu, MachineFrame(op.control_gfn), op.offset)?;
+    op.link_bits = EVTCHN_FIFO_LINK_BITS as u8;
+    write(pointer, &op)
+}
+
+/// Closes all ports of a domain, and leaves it the two-level form: its own, or, for the control domain, those of one it has paused.
 fn do_reset(caller: &Caller<'_>, pointer: u64) -> HypercallResult {
     let op: EvtchnReset = read(pointer)?;
     let target = caller.target(op.dom)?;
     if target.id != caller.domain.id && target.pause_count.load(Ordering::Acquire) == 0 {
         return Err(Errno::EINVAL.into());
     }
-    if close_all(&target, RESET_BUDGET) { Ok(0) } else { Err(HypercallError::Restart) }
+    if !close_all(&target, RESET_BUDGET) {
+        return Err(HypercallError::Restart);
+    }
+    end_fifo(&target);
+    Ok(0)
 }

@@ -1,6 +1,10 @@
 //! Sending: what happens on an event's way, from whichever source to the bits the guest sees.
 
-use super::{State, two_level};
+use super::{
+    State,
+    form::{self, set_pending},
+    two_level,
+};
 use crate::{
     domain::{self, Domain},
     vcpu::Vcpu,
@@ -21,7 +25,7 @@ pub fn send(domain: &Domain, port: Port) -> Result<(), Errno> {
     let state = channel.state.lock();
     match &*state {
         State::Interdomain { peer, port } => deliver_to_peer(peer, *port),
-        State::InterProcessor => two_level::set_pending(domain, port, channel.vcpu_id()),
+        State::InterProcessor => set_pending(domain, port, channel),
         State::Unbound { .. } => {}
         _ => return Err(Errno::EINVAL),
     }
@@ -32,7 +36,7 @@ pub fn send(domain: &Domain, port: Port) -> Result<(), Errno> {
 #[inline]
 fn deliver_to_peer(peer: &Domain, port: Port) {
     let Some(channel) = peer.event_channels.channel(port) else { return };
-    two_level::set_pending(peer, port, channel.vcpu_id());
+    set_pending(peer, port, channel);
 }
 
 /// Signals virtual interrupt `virq` (`VIRQ_*`) to the vCPU, if it has bound it.
@@ -71,7 +75,7 @@ fn notify_if(domain: &Domain, port: Port, is_expected: impl FnOnce(&State) -> bo
     let Some(channel) = domain.event_channels.channel(port) else { return };
     let state = channel.state.lock();
     if is_expected(&state) {
-        two_level::set_pending(domain, port, channel.vcpu_id());
+        set_pending(domain, port, channel);
     }
 }
 
@@ -83,7 +87,7 @@ pub fn unmask(domain: &Domain, port: Port) -> Result<(), Errno> {
     let channel = domain.event_channels.channel(port).ok_or(Errno::EINVAL)?;
     let state = channel.state.lock();
     if !matches!(*state, State::Free) {
-        two_level::unmask(domain, port, channel.vcpu_id());
+        form::unmask(domain, port, channel);
     }
     Ok(())
 }
@@ -91,18 +95,4 @@ pub fn unmask(domain: &Domain, port: Port) -> Result<(), Errno> {
 /// Tells a vCPU whose `vcpu_info` has just moved to look for events everywhere.
 pub fn raise_all(vcpu: &Vcpu) {
     two_level::announce_all(vcpu);
-}
-
-/// Enters the vCPU as waiting for `port`, or for any port, masked or not (`SCHEDOP_poll`). The caller first
-/// marks the vCPU as not runnable, then calls this, then looks at the ports with [`super::is_pending`], and takes
-/// both back if one is pending: in this order no event can slip between looking and sleeping.
-pub fn start_polling(vcpu: &Vcpu, port: Option<Port>) {
-    let channels = &vcpu.domain().event_channels;
-    channels.polled_ports[vcpu.id.0 as usize].store(port.map_or(0, |port| port.0), Ordering::SeqCst);
-    channels.pollers.fetch_or(1 << vcpu.id.0, Ordering::SeqCst);
-}
-
-/// The vCPU does not poll any more: an event was found, or time is up. Does nothing after an event woke it.
-pub fn stop_polling(vcpu: &Vcpu) {
-    vcpu.domain().event_channels.pollers.fetch_and(!(1 << vcpu.id.0), Ordering::SeqCst);
 }

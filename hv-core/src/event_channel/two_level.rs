@@ -4,13 +4,8 @@
 //! The guest owns every one of these words and changes them at any time; the hypervisor only sets bits by
 //! atomic operations and believes nothing it reads beyond "tell the vCPU or not".
 
-use super::EventChannels;
-use crate::{
-    direct_map,
-    domain::Domain,
-    scheduler,
-    vcpu::{SharedVcpuInfo, Vcpu},
-};
+use super::form::request_upcall;
+use crate::{direct_map, domain::Domain, vcpu::Vcpu};
 use core::{
     mem::offset_of,
     sync::atomic::{AtomicU64, Ordering},
@@ -39,31 +34,40 @@ const fn bit(port: Port) -> u64 {
 }
 
 /// True when the guest has not yet taken the event at `port`; false for a number that no port can have.
-pub fn is_pending(domain: &Domain, port: Port) -> bool {
+pub(super) fn is_pending(domain: &Domain, port: Port) -> bool {
     port.0 < EVTCHN_2L_NR_CHANNELS && pending(domain, port).load(Ordering::SeqCst) & bit(port) != 0
 }
 
-/// Makes `port` pending and tells the vCPU `target`, unless the event was pending already or is masked.
+/// Makes `port` pending and tells the vCPU `target`, unless the event was pending already or is masked. Says whether
+/// the event is new.
 #[inline]
-pub(super) fn set_pending(domain: &Domain, port: Port, target: VcpuId) {
-    if pending(domain, port).fetch_or(bit(port), Ordering::SeqCst) & bit(port) != 0 {
-        return;
+pub(super) fn set_pending(domain: &Domain, port: Port, target: VcpuId) -> bool {
+    // A port that only the other form has; its sender finds out that the form has changed.
+    if port.0 >= EVTCHN_2L_NR_CHANNELS {
+        return false;
     }
-    let channels = &domain.event_channels;
-    channels.counters.events_received.fetch_add(1, Ordering::Relaxed);
+    if pending(domain, port).fetch_or(bit(port), Ordering::SeqCst) & bit(port) != 0 {
+        return false;
+    }
     if mask(domain, port).load(Ordering::SeqCst) & bit(port) == 0 {
         announce(domain, port, target);
     }
-    wake_pollers(domain, channels, port);
+    true
 }
 
 /// Forgets an event, when its port goes away.
 pub(super) fn clear_pending(domain: &Domain, port: Port) {
+    if port.0 >= EVTCHN_2L_NR_CHANNELS {
+        return;
+    }
     pending(domain, port).fetch_and(!bit(port), Ordering::SeqCst);
 }
 
 /// Clears the mask bit and, if that uncovers an event, tells the vCPU `target`.
 pub(super) fn unmask(domain: &Domain, port: Port, target: VcpuId) {
+    if port.0 >= EVTCHN_2L_NR_CHANNELS {
+        return;
+    }
     let was_masked = mask(domain, port).fetch_and(!bit(port), Ordering::SeqCst) & bit(port) != 0;
     if was_masked && is_pending(domain, port) {
         announce(domain, port, target);
@@ -77,7 +81,7 @@ fn announce(domain: &Domain, port: Port, target: VcpuId) {
     let Some(info) = vcpu.info() else { return };
     let selector = 1 << (port.0 / 64);
     if info.pending_selector().fetch_or(selector, Ordering::SeqCst) & selector == 0 {
-        request_upcall(vcpu, info);
+        request_upcall(vcpu);
     }
 }
 
@@ -86,35 +90,5 @@ fn announce(domain: &Domain, port: Port, target: VcpuId) {
 pub(super) fn announce_all(vcpu: &Vcpu) {
     let Some(info) = vcpu.info() else { return };
     info.pending_selector().store(u64::MAX, Ordering::SeqCst);
-    request_upcall(vcpu, info);
-}
-
-#[inline]
-fn request_upcall(vcpu: &Vcpu, info: SharedVcpuInfo) {
-    if info.upcall_pending().swap(1, Ordering::SeqCst) == 0 {
-        scheduler::wake(vcpu);
-    }
-}
-
-/// Wakes the vCPUs that poll for `port`. A poller enters itself before it looks at the pending bits, and we
-/// look for pollers after we set one, so one of the two sees the other.
-#[inline]
-fn wake_pollers(domain: &Domain, channels: &EventChannels, port: Port) {
-    let mut left = channels.pollers.load(Ordering::SeqCst);
-    while left != 0 {
-        let number = left.trailing_zeros();
-        left &= left - 1;
-        wake_poller(domain, channels, number, port);
-    }
-}
-
-fn wake_poller(domain: &Domain, channels: &EventChannels, number: u32, port: Port) {
-    let awaited = channels.polled_ports[number as usize].load(Ordering::SeqCst);
-    if awaited != 0 && awaited != port.0 {
-        return;
-    }
-    let was_polling = channels.pollers.fetch_and(!(1 << number), Ordering::SeqCst) & 1 << number != 0;
-    if let Some(vcpu) = domain.vcpu(VcpuId(number)).filter(|_| was_polling) {
-        scheduler::wake(vcpu);
-    }
+    request_upcall(vcpu);
 }

@@ -2,28 +2,44 @@
 //! active entries.
 //!
 //! The readers of a grant together hold one reference to the frame, and its writers together one reference as
-//! writable memory, however many there are. So a frame's counts cannot be driven up through grants.
+//! writable memory, however many there are. So a frame's counts cannot be driven up through grants. The users of a
+//! grant that is passed on hold nothing here; each has its own hold on the grant behind it.
 
 use super::{
     MOST_GRANT_FRAMES, Refusal,
-    shared::{Access, GrantKinds, SharedEntry},
+    shared::{Access, Grant, GrantKinds, Part, PlainEntry, STATUS_WORDS, SharedEntry, Version},
 };
-use crate::{domain::Domain, frame, frame_object::FrameBox, layout::PAGE_SIZE};
+use crate::{
+    direct_map,
+    domain::Domain,
+    frame,
+    frame_object::FrameBox,
+    layout::{DIRECT_MAP_SIZE, PAGE_SIZE},
+};
 use hypercall_abi::{
     DomainId, Errno, GrantReference, MachineFrame,
     grant_table::{
         GNTST_BAD_GNTREF, GNTST_BAD_PAGE, GNTST_EAGAIN, GNTST_GENERAL_ERROR, GNTST_NO_SPACE,
-        GRANT_ENTRIES_V1_PER_PAGE, GTF_READING, GTF_WRITING,
+        GNTTAB_NR_RESERVED_ENTRIES, GRANT_ENTRIES_V1_PER_PAGE, GRANT_ENTRIES_V2_PER_PAGE, GTF_READING,
+        GTF_WRITING,
     },
 };
 
-/// Entries in a frame, of the shared and of the active kind.
-const ENTRIES: usize = GRANT_ENTRIES_V1_PER_PAGE as usize;
+/// Active entries in a frame.
+const ENTRIES: usize = PAGE_SIZE as usize / size_of::<Active>();
+/// Frames of active entries there can be.
+const BUCKETS: usize = (MOST_GRANT_FRAMES * GRANT_ENTRIES_V1_PER_PAGE) as usize / ENTRIES;
+/// Details in a frame.
+const DETAILS: usize = PAGE_SIZE as usize / size_of::<Detail>();
+/// Frames of details there can be; only version 2 has some.
+const DETAIL_BUCKETS: usize = (MOST_GRANT_FRAMES * GRANT_ENTRIES_V2_PER_PAGE) as usize / DETAILS;
+/// Frames of status words there can be.
+const MOST_STATUS_FRAMES: u32 = (MOST_GRANT_FRAMES * GRANT_ENTRIES_V2_PER_PAGE).div_ceil(STATUS_WORDS);
 
-/// A grant as it is used; all zero when it is not.
+/// A grant as it is used, packed; all zero when it is not.
 #[derive(Clone, Copy, Default)]
 struct Active {
-    /// The granted frame. Version 1 entries have 32 bits for it.
+    /// The granted frame, or [`IN_DETAIL`] and the frame.
     frame: u32,
     /// Who uses it; a grant is to one domain.
     grantee: DomainId,
@@ -33,10 +49,36 @@ struct Active {
     writers: u8,
 }
 
-const _: () = assert!(size_of::<[Active; ENTRIES]>() == PAGE_SIZE as usize);
+const _: () = assert!(size_of::<Active>() == 8);
 
-impl Active {
-    fn is_used(&self) -> bool {
+/// In the place of a frame's highest bit, which no frame's number reaches: the grant is of no whole page.
+const IN_DETAIL: u32 = 1 << 31;
+const _: () = assert!(DIRECT_MAP_SIZE / PAGE_SIZE <= IN_DETAIL as u64);
+
+/// What a grant that is of no whole page is of.
+#[derive(Clone, Copy, Default)]
+struct Detail {
+    /// First byte that is granted.
+    start: u16,
+    /// Number of bytes, or [`PASSED_ON`].
+    length: u16,
+}
+
+/// In the place of a length, where none is so large: the grant is another domain's, passed on.
+const PASSED_ON: u16 = u16::MAX;
+
+/// A grant as it is used.
+#[derive(Clone, Copy)]
+struct Use {
+    /// The memory, if it is not passed on.
+    part: Option<Part>,
+    grantee: DomainId,
+    readers: u8,
+    writers: u8,
+}
+
+impl Use {
+    fn is_any(&self) -> bool {
         self.readers != 0 || self.writers != 0
     }
 
@@ -47,23 +89,49 @@ impl Active {
         }
     }
 
-    fn frame(&self) -> MachineFrame {
-        MachineFrame(u64::from(self.frame))
+    /// True when what it is used as is among the kinds.
+    fn suits(&self, kinds: GrantKinds) -> bool {
+        match kinds {
+            GrantKinds::WholePage => self.part.is_some_and(|part| part.is_whole()),
+            GrantKinds::Own => self.part.is_some(),
+            GrantKinds::Any => true,
+        }
     }
-}
 
-/// One frame of shared entries and their active entries, which exist from the first use on.
-struct Page {
-    shared: MachineFrame,
-    active: Option<FrameBox<[Active; ENTRIES]>>,
+    /// The detail that the packed form needs.
+    fn detail(&self) -> Option<Detail> {
+        match self.part {
+            None => Some(Detail { start: 0, length: PASSED_ON }),
+            Some(part) if part.is_whole() => None,
+            Some(part) => Some(Detail { start: part.start, length: part.length }),
+        }
+    }
+
+    fn pack(&self) -> Active {
+        let mark = if self.detail().is_some() { IN_DETAIL } else { 0 };
+        let frame = self.part.map_or(0, |part| part.frame.0 as u32);
+        Active { frame: frame | mark, grantee: self.grantee, readers: self.readers, writers: self.writers }
+    }
 }
 
 /// The granting half of a domain's table.
 pub(super) struct Granted {
-    pages: [Page; MOST_GRANT_FRAMES as usize],
-    /// Pages that have a shared frame now; zero again when the domain has died.
+    /// Frames of shared entries.
+    shared: [MachineFrame; MOST_GRANT_FRAMES as usize],
+    /// Frames of status words; those that were ever needed stay.
+    status: [MachineFrame; MOST_STATUS_FRAMES as usize],
+    /// The active entries, which exist from the first use of one of them on.
+    active: [Option<FrameBox<[Active; ENTRIES]>>; BUCKETS],
+    /// Their details, which exist from the first grant of no whole page on.
+    details: [Option<FrameBox<[Detail; DETAILS]>>; DETAIL_BUCKETS],
+    version: Version,
+    /// The newest version the domain may choose.
+    newest: Version,
+    /// Shared frames there are now; zero again when the domain has died.
     count: u32,
-    /// Pages there may be.
+    /// Status frames there are now.
+    status_count: u32,
+    /// Shared frames there may be.
     maximum: u32,
 }
 
@@ -85,11 +153,16 @@ fn let_go(frame: MachineFrame, access: Access) {
 }
 
 impl Granted {
-    pub const fn new(maximum: u32) -> Self {
-        const EMPTY: Page = Page { shared: MachineFrame(0), active: None };
+    pub const fn new(maximum: u32, newest: Version) -> Self {
         Self {
-            pages: [EMPTY; MOST_GRANT_FRAMES as usize],
+            shared: [MachineFrame(0); MOST_GRANT_FRAMES as usize],
+            status: [MachineFrame(0); MOST_STATUS_FRAMES as usize],
+            active: [const { None }; BUCKETS],
+            details: [const { None }; DETAIL_BUCKETS],
+            version: Version::One,
+            newest,
             count: 0,
+            status_count: 0,
             maximum: if maximum == 0 { 1 } else { maximum },
         }
     }
@@ -104,6 +177,11 @@ impl Granted {
         self.maximum
     }
 
+    /// The form of the entries.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
     /// Makes the table at least `count` frames large.
     pub fn grow(&mut self, domain: &Domain, count: u32) -> Result<(), Errno> {
         // Once dying, the table has given its frames back or is about to.
@@ -111,48 +189,130 @@ impl Granted {
             return Err(Errno::EINVAL);
         }
         while self.count < count {
-            self.pages[self.count as usize].shared = frame::share_new(domain)?;
+            if self.version == Version::Two {
+                self.grow_status(domain, self.count + 1)?;
+            }
+            self.shared[self.count as usize] = frame::share_new(domain)?;
             self.count += 1;
+        }
+        Ok(())
+    }
+
+    /// Makes status words for `count` frames of entries.
+    fn grow_status(&mut self, domain: &Domain, count: u32) -> Result<(), Errno> {
+        while self.status_count < status_frames(count) {
+            self.status[self.status_count as usize] = frame::share_new(domain)?;
+            self.status_count += 1;
         }
         Ok(())
     }
 
     /// The frame at `index` of the table, if it is that large.
     pub fn shared_frame(&self, index: u32) -> Option<MachineFrame> {
-        (index < self.count).then(|| self.pages[index as usize].shared)
+        (index < self.count).then(|| self.shared[index as usize])
+    }
+
+    /// The frame of status words at `index`, if the table has status words and is that large.
+    pub fn status_frame(&self, index: u32) -> Option<MachineFrame> {
+        let exists = self.version == Version::Two && index < status_frames(self.count);
+        exists.then(|| self.status[index as usize])
+    }
+
+    /// Changes the form of the entries. All of them are empty then, but for the reserved ones, which a builder has
+    /// made and which others may use.
+    pub fn set_version(&mut self, domain: &Domain, wanted: Version) -> Result<(), Errno> {
+        if wanted == self.version {
+            return Ok(());
+        }
+        if wanted > self.newest {
+            return Err(Errno::ENOSYS);
+        }
+        if self.uses().any(|reference| reference.0 >= GNTTAB_NR_RESERVED_ENTRIES) {
+            return Err(Errno::EBUSY);
+        }
+        let reserved = self.reserved_entries()?;
+        if wanted == Version::Two {
+            self.grow_status(domain, self.count)?;
+        }
+        let status = &self.status[..self.status_count as usize];
+        self.shared[..self.count as usize].iter().chain(status).copied().for_each(direct_map::zero);
+        self.version = wanted;
+        for (number, entry) in (0..).zip(&reserved) {
+            if let Some(shared) = self.shared_entry(GrantReference(number)) {
+                shared.set_plain(entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// The reserved entries; `ERANGE` when one is of a kind that only one version has.
+    fn reserved_entries(&self) -> Result<[PlainEntry; GNTTAB_NR_RESERVED_ENTRIES as usize], Errno> {
+        let mut entries = [PlainEntry::default(); GNTTAB_NR_RESERVED_ENTRIES as usize];
+        for (number, entry) in (0..).zip(&mut entries) {
+            if let Some(shared) = self.shared_entry(GrantReference(number)) {
+                *entry = shared.plain().ok_or(Errno::ERANGE)?;
+            }
+        }
+        Ok(entries)
     }
 
     /// Gives the shared frames back. Grants in use stay so, but their entries are not written any more.
     pub fn abandon(&mut self, domain: &Domain) {
-        for page in &self.pages[..self.count as usize] {
-            frame::unshare(domain, page.shared);
+        let status = &self.status[..self.status_count as usize];
+        for frame in self.shared[..self.count as usize].iter().chain(status) {
+            frame::unshare(domain, *frame);
         }
-        self.count = 0;
+        (self.count, self.status_count) = (0, 0);
     }
 
     /// The shared entry of a reference, if it is within the table.
     fn shared_entry(&self, reference: GrantReference) -> Option<SharedEntry> {
-        let frame = self.shared_frame(reference.0 / GRANT_ENTRIES_V1_PER_PAGE)?;
-        Some(SharedEntry::new(frame, reference.0 as usize % ENTRIES))
+        let in_frame = self.version.entries_in_frame();
+        let frame = self.shared_frame(reference.0 / in_frame)?;
+        let index = reference.0 % in_frame;
+        Some(match self.version {
+            Version::One => SharedEntry::version_one(frame, index),
+            Version::Two => {
+                let status = self.status_frame(reference.0 / STATUS_WORDS)?;
+                SharedEntry::version_two(frame, index, status, reference.0 % STATUS_WORDS)
+            }
+        })
     }
 
-    /// The active entry of a reference, when any near it has ever been used.
-    fn active_mut(&mut self, reference: GrantReference) -> Option<&mut Active> {
+    /// How a grant is used; unused when there is no active entry near it.
+    fn use_of(&self, reference: GrantReference) -> Use {
         let number = reference.0 as usize;
-        Some(&mut self.pages.get_mut(number / ENTRIES)?.active.as_mut()?[number % ENTRIES])
+        let bucket = self.active.get(number / ENTRIES).and_then(Option::as_ref);
+        let active = bucket.map_or(Active::default(), |bucket| bucket[number % ENTRIES]);
+        let frame = MachineFrame(u64::from(active.frame & !IN_DETAIL));
+        let part = match active.frame & IN_DETAIL {
+            0 => Some(Part::whole(frame)),
+            _ => match self.detail_of(reference) {
+                Detail { length: PASSED_ON, .. } => None,
+                Detail { start, length } => Some(Part { frame, start, length }),
+            },
+        };
+        Use { part, grantee: active.grantee, readers: active.readers, writers: active.writers }
     }
 
-    fn active_or_new(&mut self, reference: GrantReference) -> Result<&mut Active, Refusal> {
+    fn detail_of(&self, reference: GrantReference) -> Detail {
         let number = reference.0 as usize;
-        let page = self.pages.get_mut(number / ENTRIES).ok_or(Refusal(GNTST_BAD_GNTREF))?;
-        if page.active.is_none() {
-            page.active = FrameBox::try_from_fn(|_| Active::default());
+        let bucket = self.details.get(number / DETAILS).and_then(Option::as_ref);
+        bucket.map_or(Detail::default(), |bucket| bucket[number % DETAILS])
+    }
+
+    /// Records how a grant is used, in new frames if need be.
+    fn set_use(&mut self, reference: GrantReference, now: &Use) -> Result<(), Refusal> {
+        if let Some(detail) = now.detail() {
+            *element_of(&mut self.details, reference)? = detail;
         }
-        Ok(&mut page.active.as_mut().ok_or(Refusal(GNTST_NO_SPACE))?[number % ENTRIES])
+        *element_of(&mut self.active, reference)? = now.pack();
+        Ok(())
     }
 
-    /// Begins a use of a grant by `grantee` and returns the frame. Until [`Self::release`] with the same `access`
-    /// the frame stays, and stays writable memory if `access` is to write.
+    /// Begins a use of a grant by `grantee` and says what is granted. Until [`Self::release`] with the same `access`
+    /// a frame of the granter's stays, and stays writable memory if `access` is to write. For a grant that is passed
+    /// on, the caller goes on to the domain behind.
     pub fn acquire(
         &mut self,
         granter: DomainId,
@@ -160,41 +320,63 @@ impl Granted {
         grantee: DomainId,
         access: Access,
         kinds: GrantKinds,
-    ) -> Result<MachineFrame, Refusal> {
+    ) -> Result<Grant, Refusal> {
         let shared = self.shared_entry(reference).ok_or(Refusal(GNTST_BAD_GNTREF))?;
-        let active = self.active_or_new(reference)?;
-        let in_use = active.is_used();
-        if in_use && active.grantee != grantee {
+        let mut now = self.use_of(reference);
+        if now.is_any() && (now.grantee != grantee || !now.suits(kinds)) {
             return Err(Refusal(GNTST_GENERAL_ERROR));
         }
-        let before = *active.count_mut(access);
+        let before = *now.count_mut(access);
         let after = before.checked_add(1).ok_or(Refusal(GNTST_GENERAL_ERROR))?;
         if before == 0 {
-            first_use(active, shared, granter, grantee, access, kinds)?;
+            now = first_use(&now, shared, granter, grantee, access, kinds)?;
         }
-        *active.count_mut(access) = after;
-        Ok(active.frame())
+        *now.count_mut(access) = after;
+        if let Err(refusal) = self.set_use(reference, &now) {
+            // There is no frame to record it in, so it was the first use.
+            *now.count_mut(access) = 0;
+            end_use(&now, Some(shared), access);
+            return Err(refusal);
+        }
+        Ok(now.part.map_or_else(|| shared.passed_on(), Grant::Own))
     }
 
-    /// Ends a use. The frame is let go before the granter can see that its grant is not used any more.
+    /// [`Self::acquire`] for a whole page.
+    pub fn acquire_page(
+        &mut self,
+        granter: DomainId,
+        reference: GrantReference,
+        grantee: DomainId,
+        access: Access,
+    ) -> Result<MachineFrame, Refusal> {
+        match self.acquire(granter, reference, grantee, access, GrantKinds::WholePage)? {
+            Grant::Own(part) => Ok(part.frame),
+            Grant::PassedOn(..) => {
+                self.release(reference, access);
+                Err(Refusal(GNTST_GENERAL_ERROR))
+            }
+        }
+    }
+
+    /// Ends a use.
     pub fn release(&mut self, reference: GrantReference, access: Access) {
-        let shared = self.shared_entry(reference);
-        let Some(active) = self.active_mut(reference) else { return };
-        let count = active.count_mut(access);
+        let mut now = self.use_of(reference);
+        let count = now.count_mut(access);
         debug_assert!(*count > 0, "a use is ended twice");
         *count = count.saturating_sub(1);
-        if *count > 0 {
-            return;
-        }
-        let_go(active.frame(), access);
-        if let Some(shared) = shared {
-            withdraw_unused(active, shared, access);
+        let is_last = *count == 0;
+        // The frames are there: the use was recorded when it began.
+        let recorded = self.set_use(reference, &now);
+        debug_assert!(recorded.is_ok());
+        if is_last {
+            end_use(&now, self.shared_entry(reference), access);
         }
     }
 
     /// The frame of a grant in use.
-    pub fn frame_in_use(&mut self, reference: GrantReference) -> Option<MachineFrame> {
-        self.active_mut(reference).filter(|active| active.is_used()).map(|active| active.frame())
+    pub fn frame_in_use(&self, reference: GrantReference) -> Option<MachineFrame> {
+        let now = self.use_of(reference);
+        if now.is_any() { now.part.map(|part| part.frame) } else { None }
     }
 
     /// Exchanges two shared entries; neither may be in use.
@@ -204,47 +386,88 @@ impl Granted {
         if first == second {
             return Ok(());
         }
-        if self.frame_in_use(first).or(self.frame_in_use(second)).is_some() {
+        if self.use_of(first).is_any() || self.use_of(second).is_any() {
             return Err(Refusal(GNTST_EAGAIN));
         }
         first_entry.swap(second_entry);
         Ok(())
     }
 
+    /// The grants in use; looks at all of them.
+    fn uses(&self) -> impl Iterator<Item = GrantReference> {
+        let buckets = (0u32..).step_by(ENTRIES).zip(&self.active);
+        let all = buckets.filter_map(|(first, bucket)| Some((first, bucket.as_ref()?)));
+        all.flat_map(|(first, bucket)| (first..).zip(bucket.iter()))
+            .filter(|(_, active)| active.readers != 0 || active.writers != 0)
+            .map(|(reference, _)| GrantReference(reference))
+    }
+
     /// Number of grants in use; looks at all of them.
     pub fn used(&self) -> usize {
-        let all = self.pages.iter().filter_map(|page| page.active.as_ref()).flat_map(|page| page.iter());
-        all.filter(|active| active.is_used()).count()
+        self.uses().count()
     }
+}
+
+/// Frames of status words that `frames` frames of entries need.
+const fn status_frames(frames: u32) -> u32 {
+    (frames * GRANT_ENTRIES_V2_PER_PAGE).div_ceil(STATUS_WORDS)
+}
+
+/// The element for a reference in an array that lies in frames, made if there is none.
+fn element_of<T: Default, const N: usize>(
+    buckets: &mut [Option<FrameBox<[T; N]>>],
+    reference: GrantReference,
+) -> Result<&mut T, Refusal> {
+    let number = reference.0 as usize;
+    let bucket = buckets.get_mut(number / N).ok_or(Refusal(GNTST_BAD_GNTREF))?;
+    if bucket.is_none() {
+        *bucket = FrameBox::try_from_fn(|_| T::default());
+    }
+    Ok(&mut bucket.as_mut().ok_or(Refusal(GNTST_NO_SPACE))?[number % N])
 }
 
 /// The first use of its kind: checks the shared entry, announces the use there, and takes hold of the frame.
 fn first_use(
-    active: &mut Active,
+    before: &Use,
     shared: SharedEntry,
     granter: DomainId,
     grantee: DomainId,
     access: Access,
     kinds: GrantKinds,
-) -> Result<(), Refusal> {
-    let in_use = active.is_used();
+) -> Result<Use, Refusal> {
+    let in_use = before.is_any();
     // A reader beside a writer finds its flag up already.
-    if !(in_use && access == Access::Read) {
-        shared.announce(grantee, access, in_use, kinds)?;
+    let flags = match in_use && access == Access::Read {
+        true => 0,
+        false => shared.announce(grantee, access, in_use, kinds)?,
+    };
+    let part = match in_use {
+        true => before.part,
+        false => match shared.grant(flags) {
+            Grant::Own(part) => Some(part),
+            Grant::PassedOn(..) => None,
+        },
+    };
+    if let Some(part) = part {
+        hold(part.frame, granter, access).inspect_err(|_| withdraw_unused(before, shared, access))?;
     }
-    let number = if in_use { active.frame } else { shared.granted_frame() };
-    if let Err(refusal) = hold(MachineFrame(u64::from(number)), granter, access) {
-        withdraw_unused(active, shared, access);
-        return Err(refusal);
+    Ok(Use { part, grantee, ..*before })
+}
+
+/// The last use of its kind has ended, and `left` are the others. The frame is let go before the granter can see that
+/// its grant is not used any more.
+fn end_use(left: &Use, shared: Option<SharedEntry>, ended: Access) {
+    if let Some(part) = left.part {
+        let_go(part.frame, ended);
     }
-    active.frame = number;
-    active.grantee = grantee;
-    Ok(())
+    if let Some(shared) = shared {
+        withdraw_unused(left, shared, ended);
+    }
 }
 
 /// Takes down the flags of a use that has ended, as far as no other use needs them.
-fn withdraw_unused(active: &Active, shared: SharedEntry, ended: Access) {
-    if !active.is_used() {
+fn withdraw_unused(left: &Use, shared: SharedEntry, ended: Access) {
+    if !left.is_any() {
         shared.withdraw(GTF_READING | GTF_WRITING);
     } else if ended == Access::Write {
         shared.withdraw(GTF_WRITING);

@@ -4,6 +4,7 @@
 //! be read or written. A long array is worked on in pieces: the call moves its pointer and count on and restarts.
 
 use super::{
+    cache,
     copy::Copier,
     map,
     peer::Peer,
@@ -18,10 +19,10 @@ use core::mem::offset_of;
 use hypercall_abi::{
     Errno,
     grant_table::{
-        GNTTABOP_COPY, GNTTABOP_GET_VERSION, GNTTABOP_MAP_GRANT_REF, GNTTABOP_QUERY_SIZE,
-        GNTTABOP_SET_VERSION, GNTTABOP_SETUP_TABLE, GNTTABOP_SWAP_GRANT_REF, GNTTABOP_UNMAP_AND_REPLACE,
-        GNTTABOP_UNMAP_GRANT_REF, GnttabCopy, GnttabMapGrantRef, GnttabSwapGrantRef, GnttabUnmapAndReplace,
-        GnttabUnmapGrantRef,
+        GNTTABOP_CACHE_FLUSH, GNTTABOP_COPY, GNTTABOP_GET_STATUS_FRAMES, GNTTABOP_GET_VERSION,
+        GNTTABOP_MAP_GRANT_REF, GNTTABOP_QUERY_SIZE, GNTTABOP_SET_VERSION, GNTTABOP_SETUP_TABLE,
+        GNTTABOP_SWAP_GRANT_REF, GNTTABOP_UNMAP_AND_REPLACE, GNTTABOP_UNMAP_GRANT_REF, GnttabCacheFlush,
+        GnttabCopy, GnttabMapGrantRef, GnttabSwapGrantRef, GnttabUnmapAndReplace, GnttabUnmapGrantRef,
     },
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -47,8 +48,10 @@ pub fn grant_table_op(caller: &mut Caller<'_>, arguments: &Arguments) -> Hyperca
         GNTTABOP_SWAP_GRANT_REF => array.in_pieces::<GnttabSwapGrantRef>(caller, swap_piece),
         GNTTABOP_SETUP_TABLE => array.only_one(|pointer| table::setup_table(caller, pointer)),
         GNTTABOP_QUERY_SIZE => array.only_one(|pointer| table::query_size(caller, pointer)),
+        GNTTABOP_GET_STATUS_FRAMES => array.only_one(|pointer| table::get_status_frames(caller, pointer)),
+        GNTTABOP_CACHE_FLUSH => array.in_pieces::<GnttabCacheFlush>(caller, flush_piece),
         // These two have no count: one structure whatever it says.
-        GNTTABOP_SET_VERSION => done(table::set_version(base)),
+        GNTTABOP_SET_VERSION => done(table::set_version(caller, base)),
         GNTTABOP_GET_VERSION => done(table::get_version(caller, base)),
         _ => Err(Errno::ENOSYS.into()),
     }
@@ -161,4 +164,8 @@ fn swap_piece(caller: &Caller<'_>, piece: &Piece) -> Result<(), Errno> {
         write(address, &op)?;
     }
     Ok(())
+}
+
+fn flush_piece(caller: &Caller<'_>, piece: &Piece) -> Result<(), Errno> {
+    piece.addresses().try_for_each(|address| cache::flush(caller.domain, &read(address)?))
 }

@@ -7,7 +7,7 @@ use super::{
     Refusal,
     maptrack::{CONTAINS_PTE, DEVICE, HOST, Mapping, READ_ONLY},
     peer::Peer,
-    shared::{Access, GrantKinds},
+    shared::Access,
 };
 use crate::{
     domain::{Domain, DomainRef},
@@ -97,7 +97,7 @@ impl Request<'_> {
         let mut granted = self.granter.grant_table.granted.lock();
         let mut acquire = || {
             let access = access_of(self.flags);
-            granted.acquire(self.granter.id, self.reference, grantee.id, access, GrantKinds::WholePage)
+            granted.acquire_page(self.granter.id, self.reference, grantee.id, access)
         };
         let frame = acquire()?;
         if self.flags & (HOST | DEVICE) == HOST | DEVICE

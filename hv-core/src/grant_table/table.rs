@@ -1,6 +1,6 @@
 //! A table as a whole: its size, its frames, its version.
 
-use super::{Refusal, status};
+use super::{Refusal, Version, status};
 use crate::{
     domain::{Domain, DomainRef},
     guest_access::{read, write, write_element},
@@ -10,12 +10,9 @@ use hypercall_abi::{
     DomainId, Errno, MachineFrame,
     grant_table::{
         GNTST_BAD_DOMAIN, GNTST_BAD_VIRT_ADDR, GNTST_GENERAL_ERROR, GNTST_PERMISSION_DENIED,
-        GnttabGetVersion, GnttabQuerySize, GnttabSetVersion, GnttabSetupTable,
+        GnttabGetStatusFrames, GnttabGetVersion, GnttabQuerySize, GnttabSetVersion, GnttabSetupTable,
     },
 };
-
-/// The version of every table.
-const VERSION: u32 = 1;
 
 /// The shared frame at `index` of a domain's table, which grows to have it.
 ///
@@ -63,20 +60,39 @@ pub(super) fn query_size(caller: &Caller<'_>, pointer: u64) -> Result<(), Errno>
     write(pointer, &op)
 }
 
-/// `GNTTABOP_set_version`: there is one to choose. Also says which it is.
-pub(super) fn set_version(pointer: u64) -> Result<(), Errno> {
+/// `GNTTABOP_set_version`: changes the form of the caller's own table. Also says which it is.
+pub(super) fn set_version(caller: &Caller<'_>, pointer: u64) -> Result<(), Errno> {
     let wanted = read::<GnttabSetVersion>(pointer)?.version;
-    write(pointer, &GnttabSetVersion { version: VERSION })?;
-    match wanted {
-        VERSION => Ok(()),
-        2 => Err(Errno::ENOSYS),
-        _ => Err(Errno::EINVAL),
-    }
+    let wanted = Version::from_number(wanted).ok_or(Errno::EINVAL);
+    let mut granted = caller.domain.grant_table.granted.lock();
+    let result = wanted.and_then(|wanted| granted.set_version(caller.domain, wanted));
+    let version = granted.version() as u32;
+    drop(granted);
+    write(pointer, &GnttabSetVersion { version })?;
+    result
 }
 
 /// `GNTTABOP_get_version`.
 pub(super) fn get_version(caller: &Caller<'_>, pointer: u64) -> Result<(), Errno> {
     let op: GnttabGetVersion = read(pointer)?;
-    caller.target(op.dom)?;
-    write(pointer, &GnttabGetVersion { version: VERSION, ..op })
+    let domain = caller.target(op.dom)?;
+    let version = domain.grant_table.granted.lock().version() as u32;
+    write(pointer, &GnttabGetVersion { version, ..op })
+}
+
+/// `GNTTABOP_get_status_frames`: lists the frames of the flags of version 2.
+pub(super) fn get_status_frames(caller: &Caller<'_>, pointer: u64) -> Result<(), Errno> {
+    let mut op: GnttabGetStatusFrames = read(pointer)?;
+    op.status = status(list_status_frames(caller, &op));
+    write(pointer, &op)
+}
+
+fn list_status_frames(caller: &Caller<'_>, op: &GnttabGetStatusFrames) -> Result<(), Refusal> {
+    let domain = target(caller, op.dom)?;
+    for index in 0..op.nr_frames {
+        let frame = domain.grant_table.granted.lock().status_frame(index);
+        let frame = frame.ok_or(Refusal(GNTST_GENERAL_ERROR))?;
+        write_element(op.frame_list, u64::from(index), &frame).map_err(|_| Refusal(GNTST_BAD_VIRT_ADDR))?;
+    }
+    Ok(())
 }

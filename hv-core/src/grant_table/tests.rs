@@ -6,6 +6,7 @@ mod mapping;
 mod random;
 mod tables;
 mod unmapping;
+mod version_two;
 
 use super::{frame_for_index, grant_table_op};
 use crate::{

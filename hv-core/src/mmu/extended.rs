@@ -23,7 +23,7 @@ const OPERATION_COST: u32 = 16;
 ///
 /// # Errors
 /// That of the first operation that fails; the counter says how many were completed. `ENOSYS` for unknown ones,
-/// superpage marks and cache flushes.
+/// `EOPNOTSUPP` for superpage marks, `EACCES` for cache flushes by a domain without a device.
 pub fn mmuext_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult {
     let target = Party::named(caller.domain, DomainId(arguments[3] as u16))?;
     let batch = Batch::new(arguments)?;
@@ -66,6 +66,11 @@ fn flush(domain: &Domain, operation: &MmuextOp) -> Result<(), Errno> {
         MMUEXT_INVLPG_MULTI | MMUEXT_INVLPG_ALL if runs_once => flush_address(operation.arg1),
         MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI => flush_some(domain, operation.arg2)?,
         MMUEXT_TLB_FLUSH_ALL | MMUEXT_INVLPG_ALL => arch::tlb::flush_domain(domain),
+        MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL if domain.io_rights.is_none() => {
+            return Err(Errno::EACCES);
+        }
+        MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => arch::cache::flush_all(),
+        MMUEXT_MARK_SUPER | MMUEXT_UNMARK_SUPER => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::ENOSYS),
     }
     Ok(())

@@ -46,9 +46,10 @@ impl TestGuest {
             id: DomainId(id),
             is_privileged: id == 0,
             handle: [0; 16],
-            highest_port: 127,
+            highest_port: u32::MAX,
             grant_frames: 4,
             maptrack_frames: 4,
+            newest_grants: crate::grant_table::Version::Two,
         };
         let domain = lifecycle::create(&configuration).expect("room for a domain");
         domain.memory.set_maximum(1 << 20);

@@ -12,8 +12,10 @@ use tests::{Dom0, Ledger, Prompt, program};
 use xtask::linux::Kernel;
 
 mod drivers;
+mod interfaces;
 mod many;
 mod matrix;
+mod memory;
 mod stress;
 
 const MIB: usize = 1 << 20;

@@ -10,9 +10,8 @@ use hypercall_abi::{
     Errno,
     grant_table::{
         GNTST_BAD_DOMAIN, GNTST_BAD_GNTREF, GNTST_BAD_VIRT_ADDR, GNTST_EAGAIN, GNTST_GENERAL_ERROR,
-        GNTST_PERMISSION_DENIED, GNTTABOP_CACHE_FLUSH, GNTTABOP_DUMP_TABLE, GNTTABOP_GET_STATUS_FRAMES,
-        GNTTABOP_GET_VERSION, GNTTABOP_QUERY_SIZE, GNTTABOP_SET_VERSION, GNTTABOP_SETUP_TABLE,
-        GNTTABOP_SWAP_GRANT_REF, GNTTABOP_TRANSFER, GnttabGetVersion, GnttabQuerySize, GnttabSetVersion,
+        GNTST_PERMISSION_DENIED, GNTTABOP_DUMP_TABLE, GNTTABOP_GET_VERSION, GNTTABOP_QUERY_SIZE,
+        GNTTABOP_SETUP_TABLE, GNTTABOP_SWAP_GRANT_REF, GNTTABOP_TRANSFER, GnttabGetVersion, GnttabQuerySize,
         GnttabSetupTable, GnttabSwapGrantRef,
     },
 };
@@ -94,25 +93,6 @@ fn tables_are_their_domains_and_the_control_domains_affair() {
 }
 
 #[test]
-fn there_is_one_version() {
-    let _machine = machine_of(256);
-    let guest = Guest::new(1);
-    let set = |version| {
-        let mut ops = [GnttabSetVersion { version }];
-        let result = guest.call(grant_table_op, GNTTABOP_SET_VERSION, &mut ops);
-        assert_eq!(ops[0].version, 1);
-        result
-    };
-    assert_eq!(set(1), Ok(0));
-    assert_eq!(errno(set(2)), Errno::ENOSYS);
-    assert_eq!(errno(set(0)), Errno::EINVAL);
-    assert_eq!(errno(set(3)), Errno::EINVAL);
-    let mut get = [GnttabGetVersion { dom: DomainId::SELF, ..Default::default() }];
-    assert_eq!(guest.call(grant_table_op, GNTTABOP_GET_VERSION, &mut get), Ok(0));
-    assert_eq!(get[0].version, 1);
-}
-
-#[test]
 fn entries_swap_unless_they_are_in_use() {
     let _machine = machine_of(256);
     let (granter, grantee) = two_guests();
@@ -145,14 +125,7 @@ fn the_hypercall_refuses_what_it_should() {
     let guest = Guest::new(1);
     let run =
         |command: u32, pointer, count| guest.execute(grant_table_op, [u64::from(command), pointer, count]).0;
-    let absent = [
-        GNTTABOP_TRANSFER,
-        GNTTABOP_DUMP_TABLE,
-        GNTTABOP_GET_STATUS_FRAMES,
-        GNTTABOP_CACHE_FLUSH,
-        13,
-        u32::MAX,
-    ];
+    let absent = [GNTTABOP_TRANSFER, GNTTABOP_DUMP_TABLE, 13, u32::MAX];
     for command in absent {
         assert_eq!(errno(run(command, ARGUMENTS, 1)), Errno::ENOSYS, "operation {command}");
     }

@@ -14,7 +14,7 @@ use crate::report::{Outcome, accepted, cases, expect, refused};
 
 cases!("events":
     ports_that_are_not_open, other_domains_ports, ports_for_others, physical_interrupts, virtual_interrupts,
-    cpus_that_do_not_exist, the_other_form,
+    cpus_that_do_not_exist,
 );
 
 fn event_op<T>(attacker: &Attacker, command: u32, argument: &mut T) -> Answer {
@@ -142,15 +142,6 @@ fn cpus_that_do_not_exist(attacker: &Attacker) -> Outcome {
         refused(format!("moving to {vcpu}"), event_op(attacker, EVTCHNOP_BIND_VCPU, &mut move_to))?;
         let mut bind = EvtchnBindIpi { vcpu, ..Default::default() };
         refused(format!("signals for {vcpu}"), event_op(attacker, EVTCHNOP_BIND_IPI, &mut bind))?;
-    }
-    Ok(())
-}
-
-/// Event words in pages of the guest's: the hypervisor either knows that form and checks what it is given, or not.
-fn the_other_form(attacker: &Attacker) -> Outcome {
-    for command in [EVTCHNOP_INIT_CONTROL, EVTCHNOP_EXPAND_ARRAY, EVTCHNOP_SET_PRIORITY] {
-        let mut argument = [u64::MAX; 8];
-        refused(format!("command {command}"), event_op(attacker, command, &mut argument))?;
     }
     Ok(())
 }

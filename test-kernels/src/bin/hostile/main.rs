@@ -26,13 +26,17 @@ mod descriptors;
 mod endings;
 mod entry;
 mod entry_points;
+mod event_queues;
 mod events;
 mod exhaustion;
+mod flag_changes;
 mod flags;
 mod floods;
 mod grant_copies;
+mod grant_versions;
 mod grants;
 mod instructions;
+mod kept_frames;
 mod large_tables;
 mod mapping;
 mod multicalls;
@@ -45,6 +49,7 @@ mod report;
 mod reservation;
 mod returns;
 mod roots;
+mod second_cpu;
 mod slot;
 mod surroundings;
 mod table;
@@ -61,7 +66,7 @@ use report::Case;
 entry!(main);
 
 /// All cases. Those that leave something behind in this kernel come last.
-const CASES: [&[Case]; 25] = [
+const CASES: [&[Case]; 29] = [
     numbers::CASES,
     privileged::CASES,
     pointers::CASES,
@@ -70,15 +75,18 @@ const CASES: [&[Case]; 25] = [
     mapping::CASES,
     page_tables::CASES,
     large_tables::CASES,
+    flag_changes::CASES,
     roots::CASES,
     table_writes::CASES,
     reservation::CASES,
+    kept_frames::CASES,
     descriptors::CASES,
     entry_points::CASES,
     returns::CASES,
     vcpus::CASES,
     grants::CASES,
     grant_copies::CASES,
+    grant_versions::CASES,
     events::CASES,
     timers::CASES,
     instructions::CASES,
@@ -87,7 +95,11 @@ const CASES: [&[Case]; 25] = [
     floods::CASES,
     exhaustion::CASES,
     flags::CASES,
+    event_queues::CASES,
 ];
+
+/// Cases for a domain with two virtual CPUs; they run only when they are asked for.
+const WITH_TWO_CPUS: &[Case] = second_cpu::CASES;
 
 async fn main(info: &'static BootInfo) {
     if info.is_privileged {
@@ -103,7 +115,9 @@ async fn main(info: &'static BootInfo) {
     }
     let only = info.option("only").unwrap_or_default();
     let (mut passed, mut failed) = (0, 0);
-    for case in CASES.into_iter().flatten().filter(|case| case.name.starts_with(only)) {
+    let extra = if only.is_empty() { &[] } else { WITH_TWO_CPUS };
+    let cases = CASES.into_iter().flatten().chain(extra);
+    for case in cases.filter(|case| case.name.starts_with(only)) {
         match (case.run)(&attacker) {
             Ok(()) => {
                 passed += 1;
