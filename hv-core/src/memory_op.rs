@@ -10,11 +10,17 @@ mod reservation;
 pub use map::{MachineMemoryMap, MemoryMap, set_machine_memory_map};
 
 use crate::{
+    direct_map,
     domain::Domain,
     frame_allocator, guest_access,
     hypercall::{Arguments, Caller, HypercallError, HypercallResult},
 };
-use hypercall_abi::{Errno, memory::*};
+use core::{mem::offset_of, sync::atomic::Ordering};
+use hypercall_abi::{
+    Errno,
+    memory::*,
+    xen::{ArchSharedInfo, SharedInfo},
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Where the number of completed extents starts in a command.
@@ -39,6 +45,8 @@ pub fn memory_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallRes
         XENMEM_EXCHANGE => exchange::exchange(caller, address),
         XENMEM_CURRENT_RESERVATION => about(caller, address, |domain| domain.memory.total()),
         XENMEM_MAXIMUM_RESERVATION => about(caller, address, |domain| domain.memory.maximum()),
+        XENMEM_MAXIMUM_GPFN => about(caller, address, last_place),
+        XENMEM_GET_POD_TARGET => pages_on_demand(caller, address),
         XENMEM_CLAIM_PAGES => claim(caller, address),
         XENMEM_MAXIMUM_RAM_PAGE => Ok(crate::direct_map::frame_count() - 1),
         XENMEM_MACHPHYS_MFN_LIST => map::machphys_mfn_list(address),
@@ -55,6 +63,25 @@ pub fn memory_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallRes
 fn about(caller: &Caller<'_>, address: u64, number: impl Fn(&Domain) -> u64) -> HypercallResult {
     let argument: MemoryDomain = guest_access::read(address)?;
     Ok(number(&*caller.target(argument.domid)?))
+}
+
+/// The last pseudo-physical place that a domain says it has, in its shared page.
+fn last_place(domain: &Domain) -> u64 {
+    let offset = offset_of!(SharedInfo, arch) + offset_of!(ArchSharedInfo, max_pfn);
+    direct_map::atomic::<u64>(domain.shared_info, offset).load(Ordering::Relaxed).saturating_sub(1)
+}
+
+/// `XENMEM_get_pod_target`: the memory of these domains is all there, none of it on demand.
+fn pages_on_demand(caller: &Caller<'_>, address: u64) -> HypercallResult {
+    if !caller.domain.is_privileged {
+        return Err(Errno::EPERM.into());
+    }
+    let mut answer: PodTarget = read(address)?;
+    let domain = caller.target(answer.domid)?;
+    answer.tot_pages = domain.memory.total();
+    (answer.pod_cache_pages, answer.pod_entries) = (0, 0);
+    guest_access::write(address, &answer)?;
+    Ok(0)
 }
 
 fn claim(caller: &Caller<'_>, address: u64) -> HypercallResult {
@@ -79,4 +106,38 @@ fn restart<T>(caller: &mut Caller<'_>, command: u32, done: u64) -> Result<T, Hyp
 /// Reads a command's argument.
 fn read<T: FromBytes + IntoBytes>(address: u64) -> Result<T, Errno> {
     guest_access::read(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{Guest, errno, machine_of};
+    use core::slice;
+    use hypercall_abi::DomainId;
+
+    fn ask<T: FromBytes + IntoBytes + zerocopy::Immutable>(
+        guest: &Guest,
+        command: u32,
+        argument: &mut T,
+    ) -> HypercallResult {
+        guest.call(memory_op, command, slice::from_mut(argument))
+    }
+
+    #[test]
+    fn the_control_domain_asks_what_a_domain_has_and_how_far_it_reaches() {
+        let _machine = machine_of(256);
+        let (control, guest) = (Guest::new(0), Guest::new(1));
+        let mut pages = PodTarget { domid: DomainId(1), pod_entries: 7, ..Default::default() };
+        assert_eq!(ask(&control, XENMEM_GET_POD_TARGET, &mut pages), Ok(0));
+        assert_eq!((pages.tot_pages, pages.pod_entries), (guest.domain().memory.total(), 0));
+        assert_eq!(errno(ask(&guest, XENMEM_GET_POD_TARGET, &mut pages)), Errno::EPERM);
+        let mut whose = MemoryDomain { domid: DomainId(1) };
+        assert_eq!(ask(&control, XENMEM_MAXIMUM_GPFN, &mut whose), Ok(0), "it has said nothing");
+        let offset = offset_of!(SharedInfo, arch) + offset_of!(ArchSharedInfo, max_pfn);
+        direct_map::atomic::<u64>(guest.domain().shared_info, offset).store(0x4000, Ordering::Relaxed);
+        assert_eq!(ask(&control, XENMEM_MAXIMUM_GPFN, &mut whose), Ok(0x3fff));
+        assert_eq!(ask(&guest, XENMEM_MAXIMUM_GPFN, &mut whose), Ok(0x3fff));
+        whose.domid = DomainId::ZERO;
+        assert_eq!(errno(ask(&guest, XENMEM_MAXIMUM_GPFN, &mut whose)), Errno::EPERM);
+    }
 }

@@ -37,6 +37,8 @@ pub const XENMEM_SET_MEMORY_MAP: u32 = 13;
 pub const XENMEM_MAXIMUM_GPFN: u32 = 14;
 /// Remove a page from a translated domain's memory.
 pub const XENMEM_REMOVE_FROM_PHYSMAP: u32 = 15;
+/// How much of a domain's memory is there and how much is only found when it is touched.
+pub const XENMEM_GET_POD_TARGET: u32 = 17;
 /// [`XENMEM_ADD_TO_PHYSMAP`] for many pages.
 pub const XENMEM_ADD_TO_PHYSMAP_BATCH: u32 = 23;
 /// Set pages aside for a domain. For dom0.
@@ -149,6 +151,22 @@ layout! {
         8 => v_end: u64,
         /// The last machine frame it can speak of.
         16 => max_mfn: u64,
+    }
+
+    /// Argument of [`XENMEM_GET_POD_TARGET`] (`xen_pod_target`).
+    pub struct PodTarget [40] {
+        /// Pages that a domain shall have; not used when asking.
+        0 => target_pages: u64,
+        /// Out: pages it has.
+        8 => tot_pages: u64,
+        /// Out: pages set aside for what it touches.
+        16 => pod_cache_pages: u64,
+        /// Out: places where pages are found when they are touched.
+        24 => pod_entries: u64,
+        /// Whose memory.
+        32 => domid: DomainId,
+        /// Padding.
+        34 => _pad: [u16; 3],
     }
 
     /// Argument of [`XENMEM_ADD_TO_PHYSMAP`] (`xen_add_to_physmap`).

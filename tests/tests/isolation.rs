@@ -34,7 +34,7 @@ impl Bench {
 
     /// Makes the hostile guest.
     fn begin(&mut self, mode: &str) {
-        self.dom0.succeed(&format!("create villain kernel=hostile cmdline=mode={mode}"));
+        self.dom0.succeed(&format!("create villain kernel=hostile vcpus=2 cmdline=mode={mode}"));
     }
 
     /// The other guest echoes.
@@ -108,6 +108,9 @@ fn a_guest_that_ends_badly_ends_alone() {
         "odd-reason",
         "in-a-multicall",
         "shared-data-moved",
+        "second-cpu-nowhere",
+        "second-cpu-in-the-hypervisor",
+        "second-cpu-without-stack",
         "down",
     ] {
         bench.begin(mode);

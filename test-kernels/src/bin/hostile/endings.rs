@@ -10,12 +10,14 @@ use core::arch::{asm, global_asm};
 use core::time::Duration;
 
 use hypercall_abi::DomainId;
-use hypercall_abi::arch_x86::{FLAT_KERNEL_CS, TrapInfo};
+use hypercall_abi::arch_x86::{
+    FLAT_KERNEL_CS, FLAT_KERNEL_SS, TrapInfo, VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext, xen_pfn_to_cr3,
+};
 use hypercall_abi::callback::*;
 use hypercall_abi::event_channel::{EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_SEND, EvtchnAllocUnbound, EvtchnSend};
 use hypercall_abi::memory::XENMEM_POPULATE_PHYSMAP;
 use hypercall_abi::sched::*;
-use hypercall_abi::vcpu::{VCPUOP_DOWN, VCPUOP_REGISTER_VCPU_INFO, VcpuRegisterVcpuInfo};
+use hypercall_abi::vcpu::{VCPUOP_DOWN, VCPUOP_INITIALISE, VCPUOP_REGISTER_VCPU_INFO, VcpuRegisterVcpuInfo};
 use hypercall_abi::xen::*;
 use pv_runtime::event_channel::EventChannel;
 use pv_runtime::executor::sleep;
@@ -29,7 +31,7 @@ use crate::table::tables_of;
 type Ending = fn(&Attacker);
 
 /// Those that end the domain.
-const ENDINGS: [(&str, Ending); 19] = [
+const ENDINGS: [(&str, Ending); 22] = [
     ("no-handler", no_handler),
     ("no-stack", no_stack),
     ("stack-in-the-hypervisor", stack_in_the_hypervisor),
@@ -49,6 +51,9 @@ const ENDINGS: [(&str, Ending); 19] = [
     ("odd-reason", |attacker| shut_down(attacker, u32::MAX)),
     ("in-a-multicall", in_a_multicall),
     ("shared-data-moved", shared_data_moved),
+    ("second-cpu-nowhere", |attacker| second_cpu_at(attacker, 1 << 47, 0)),
+    ("second-cpu-in-the-hypervisor", |attacker| second_cpu_at(attacker, HYPERVISOR, 0)),
+    ("second-cpu-without-stack", |attacker| second_cpu_at(attacker, fault as *const () as u64, 1 << 63)),
 ];
 
 /// Those that never end.
@@ -257,6 +262,20 @@ fn code_unmapped(attacker: &Attacker) {
     if let Ok([root, ..]) = tables_of(attacker, here) {
         let place = crate::entry::place_of(root, crate::entry::index_of(here, 4));
         let _ = attacker.set_entry(place, 0);
+    }
+}
+
+/// Starts a second virtual CPU at an address and with a stack that are none; it has no handler for what comes of it.
+fn second_cpu_at(attacker: &Attacker, address: u64, stack: u64) {
+    let mut state = VcpuGuestContext { flags: VGCF_IN_KERNEL | VGCF_ONLINE, ..Default::default() };
+    (state.user_regs.rip, state.user_regs.rsp) = (address, stack);
+    (state.user_regs.cs, state.user_regs.ss) = (FLAT_KERNEL_CS, FLAT_KERNEL_SS);
+    state.ctrlreg[3] = xen_pfn_to_cr3(attacker.root.0);
+    let arguments = [u64::from(VCPUOP_INITIALISE), 1, address_of(&mut state)];
+    let _ = attacker.call(HYPERVISOR_VCPU_OP, &arguments);
+    // This one waits for its end, and lets the other one come to it.
+    for _ in 0..100_000 {
+        let _ = attacker.call(HYPERVISOR_SCHED_OP, &[u64::from(SCHEDOP_YIELD), 0]);
     }
 }
 
