@@ -77,7 +77,7 @@ macro_rules! command {
 const SELF: u64 = DomainId::SELF.0 as u64;
 
 /// Every one that an ordinary domain may call. That of `set_trap_table` takes a null pointer for "none".
-const TAKERS: [Taker; 51] = [
+const TAKERS: [Taker; 57] = [
     taker(HYPERVISOR_MMU_UPDATE, true, |pointer| [pointer, 1, 0, SELF]),
     taker(HYPERVISOR_MMUEXT_OP, true, |pointer| [pointer, 1, 0, SELF]),
     taker(HYPERVISOR_SET_GDT, true, |pointer| [pointer, 512, 0, 0]),
@@ -88,6 +88,7 @@ const TAKERS: [Taker; 51] = [
     command!(HYPERVISOR_MEMORY_OP, XENMEM_CURRENT_RESERVATION),
     command!(HYPERVISOR_MEMORY_OP, XENMEM_MAXIMUM_RESERVATION),
     command!(HYPERVISOR_MEMORY_OP, XENMEM_EXCHANGE),
+    command!(HYPERVISOR_MEMORY_OP, XENMEM_MAXIMUM_GPFN),
     command!(HYPERVISOR_MEMORY_OP, XENMEM_MACHPHYS_MAPPING, false),
     command!(HYPERVISOR_XEN_VERSION, XENVER_EXTRAVERSION, false),
     command!(HYPERVISOR_XEN_VERSION, XENVER_COMPILE_INFO, false),
@@ -106,6 +107,8 @@ const TAKERS: [Taker; 51] = [
     command!(HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SET_VERSION),
     command!(HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_GET_VERSION),
     command!(HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_SWAP_GRANT_REF),
+    command!(HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_GET_STATUS_FRAMES),
+    command!(HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_CACHE_FLUSH),
     taker(HYPERVISOR_VCPU_OP, true, |pointer| [VCPUOP_INITIALISE as u64, 0, pointer, 0]),
     taker(HYPERVISOR_VCPU_OP, true, |pointer| [VCPUOP_REGISTER_VCPU_INFO as u64, 0, pointer, 0]),
     taker(HYPERVISOR_VCPU_OP, true, |pointer| [VCPUOP_SET_SINGLESHOT_TIMER as u64, 0, pointer, 0]),
@@ -127,6 +130,9 @@ const TAKERS: [Taker; 51] = [
     command!(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_BIND_VCPU),
     command!(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_UNMASK),
     command!(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_RESET),
+    command!(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_INIT_CONTROL),
+    command!(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_EXPAND_ARRAY),
+    command!(HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_SET_PRIORITY),
     command!(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_SET_IOPL),
     command!(HYPERVISOR_PHYSDEV_OP, PHYSDEVOP_IRQ_STATUS_QUERY),
 ];

@@ -14,7 +14,7 @@ use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hypercall_abi::arch_x86::{
-    FLAT_KERNEL_CS, FLAT_KERNEL_SS, VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext, xen_pfn_to_cr3,
+    FLAT_KERNEL_CS, FLAT_KERNEL_SS, VGCF_IN_KERNEL, VcpuGuestContext, xen_pfn_to_cr3,
 };
 use hypercall_abi::event_channel::*;
 use hypercall_abi::grant_table::*;
@@ -24,9 +24,10 @@ use hypercall_abi::vcpu::VCPUOP_INITIALISE;
 use hypercall_abi::xen::*;
 use hypercall_abi::{DomainId, GrantReference, MachineFrame, Port};
 use pv_runtime::grant::GrantAccess;
-use pv_runtime::memory::{PageRun, SharedMemory};
+use pv_runtime::memory::SharedMemory;
 
 use crate::attacker::{Attacker, address_of};
+use crate::companion;
 use crate::entry::*;
 use crate::grants::grant_to;
 use crate::report::{Outcome, accepted, cases, expect, refused};
@@ -74,8 +75,8 @@ fn let_others_run(attacker: &Attacker) {
     let _ = attacker.call(HYPERVISOR_SCHED_OP, &[u64::from(SCHEDOP_YIELD), 0]);
 }
 
-/// The second CPU's life.
-extern "C" fn second() -> ! {
+/// The second CPU's life, which has no end.
+extern "C" fn second(_: u64) {
     let attacker = Attacker {
         own_id: DomainId(OWN_ID.load(Ordering::SeqCst) as u16),
         root: MachineFrame(ROOT.load(Ordering::SeqCst)),
@@ -95,7 +96,6 @@ extern "C" fn second() -> ! {
             let_others_run(&attacker);
         }
     }
-    unreachable!("the rounds have no end")
 }
 
 fn hold(frame: u64) {
@@ -172,19 +172,12 @@ fn send(attacker: &Attacker) {
     }
 }
 
-/// A state for the second CPU, with a stack of its own that stays.
-fn good_state(attacker: &Attacker) -> Result<Box<VcpuGuestContext>, String> {
-    let stack = PageRun::new(4).map_err(|errno| format!("no stack: {errno}"))?;
-    let top = stack.virtual_address() as u64 + 4 * 4096 - 8;
-    mem::forget(stack);
-    let mut state = Box::new(VcpuGuestContext { flags: VGCF_IN_KERNEL | VGCF_ONLINE, ..Default::default() });
-    state.user_regs.rip = second as *const () as u64;
-    state.user_regs.rsp = top;
-    state.user_regs.cs = FLAT_KERNEL_CS;
-    state.user_regs.ss = FLAT_KERNEL_SS;
-    (state.kernel_ss, state.kernel_sp) = (u64::from(FLAT_KERNEL_SS), top);
+/// A state that the second CPU could be given, if it were to do nothing.
+fn good_state(attacker: &Attacker) -> Box<VcpuGuestContext> {
+    let mut state = Box::new(VcpuGuestContext { flags: VGCF_IN_KERNEL, ..Default::default() });
+    (state.user_regs.cs, state.user_regs.ss) = (FLAT_KERNEL_CS, FLAT_KERNEL_SS);
     state.ctrlreg[3] = xen_pfn_to_cr3(attacker.root.0);
-    Ok(state)
+    state
 }
 
 fn initialise(attacker: &Attacker, state: &mut VcpuGuestContext) -> Result<u64, hypercall_abi::Errno> {
@@ -200,7 +193,7 @@ impl Second {
         if OWN_ID.load(Ordering::SeqCst) == 0 {
             OWN_ID.store(u32::from(attacker.own_id.0), Ordering::SeqCst);
             ROOT.store(attacker.root.0, Ordering::SeqCst);
-            accepted("a second CPU", initialise(attacker, &mut *good_state(attacker)?))?;
+            companion::start(attacker, 1, second)?;
         }
         (HELD.store(0, Ordering::SeqCst), GOT.store(0, Ordering::SeqCst));
         JOB.store(work, Ordering::SeqCst);
@@ -255,7 +248,7 @@ fn states_that_no_cpu_may_have(attacker: &Attacker) -> Outcome {
     let slot = Slot::new(attacker)?;
     let bad_tables =
         [slot.frame(), tables_of(attacker, slot.address())?[3], MachineFrame(0), MachineFrame(1 << 40)];
-    let mut state = good_state(attacker)?;
+    let mut state = good_state(attacker);
     for address in crate::entry_points::NOT_A_GUESTS {
         let changes: [(&str, fn(&mut VcpuGuestContext, u64)); 3] = [
             ("event callback", |state, value| state.event_callback_eip = value),
