@@ -241,7 +241,7 @@ fn circles_of_words(attacker: &Attacker) -> Outcome {
     let links: [fn(u32) -> u32; 5] =
         [|port| port, |port| port ^ 1, |_| 0, |_| EVTCHN_FIFO_LINK_MASK, |port| !port];
     for link in links {
-        for flags in [LINKED, LINKED | BUSY, LINKED | PENDING, BUSY, u32::MAX & !EVTCHN_FIFO_LINK_MASK, 0] {
+        for flags in [LINKED, LINKED | BUSY, LINKED | PENDING, BUSY, !EVTCHN_FIFO_LINK_MASK, 0] {
             for (port, word) in (0..).zip(queues.words.words()) {
                 word.store(flags | link(port) & EVTCHN_FIFO_LINK_MASK, Ordering::SeqCst);
             }

@@ -197,7 +197,8 @@ impl Second {
             ROOT.store(attacker.root.0, Ordering::SeqCst);
             companion::start(attacker, 1, second)?;
         }
-        (HELD.store(0, Ordering::SeqCst), GOT.store(0, Ordering::SeqCst));
+        HELD.store(0, Ordering::SeqCst);
+        GOT.store(0, Ordering::SeqCst);
         JOB.store(work, Ordering::SeqCst);
         IS_IDLE.store(false, Ordering::SeqCst);
         Ok(Self)
@@ -247,6 +248,9 @@ fn race(
     expect(got > 0 && other > 0, format!("one got its use {got} times, the other {other} times"))
 }
 
+/// Sets a field of a state, which has a name.
+type Change = (&'static str, fn(&mut VcpuGuestContext, u64));
+
 /// Addresses that are none, bases that are none, and frames that are not this domain's, in a state for a CPU that may
 /// be given one.
 fn states_that_no_cpu_may_have(attacker: &Attacker) -> Outcome {
@@ -255,7 +259,7 @@ fn states_that_no_cpu_may_have(attacker: &Attacker) -> Outcome {
         [slot.frame(), tables_of(attacker, slot.address())?[3], MachineFrame(0), MachineFrame(1 << 40)];
     let mut state = good_state(attacker);
     for address in crate::entry_points::NOT_A_GUESTS {
-        let changes: [(&str, fn(&mut VcpuGuestContext, u64)); 3] = [
+        let changes: [Change; 3] = [
             ("event callback", |state, value| state.event_callback_eip = value),
             ("failsafe callback", |state, value| state.failsafe_callback_eip = value),
             ("syscall callback", |state, value| state.syscall_callback_eip = value),
@@ -267,7 +271,7 @@ fn states_that_no_cpu_may_have(attacker: &Attacker) -> Outcome {
         }
     }
     for base in [1 << 47, 1 << 63, 0xffff_7fff_ffff_ffff] {
-        let changes: [(&str, fn(&mut VcpuGuestContext, u64)); 3] = [
+        let changes: [Change; 3] = [
             ("FS", |state, value| state.fs_base = value),
             ("kernel GS", |state, value| state.gs_base_kernel = value),
             ("user GS", |state, value| state.gs_base_user = value),
@@ -319,7 +323,8 @@ fn a_table_granted_for_writing(attacker: &Attacker) -> Outcome {
         if attacker.pin(table.frame(), 2).is_err() {
             return Ok(false);
         }
-        (check()?, check()?);
+        check()?;
+        check()?;
         accepted("unpinning it", attacker.unpin(table.frame()))?;
         Ok(true)
     })?;
@@ -338,7 +343,8 @@ fn descriptors_mapped_writable(attacker: &Attacker) -> Outcome {
         if set(table.frame().0, 512).is_err() {
             return Ok(false);
         }
-        (check()?, check()?);
+        check()?;
+        check()?;
         accepted("no descriptors", set(0, 0))?;
         Ok(true)
     })
