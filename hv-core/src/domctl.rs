@@ -13,6 +13,7 @@ use crate::{
     layout::PAGE_SIZE,
     lifecycle::{self, Configuration},
     machine::machine,
+    scheduler,
     vcpu::not_runnable,
     vcpu_context,
 };
@@ -175,7 +176,7 @@ pub fn info(domain: &Domain) -> DomctlGetdomaininfo {
         tot_pages: domain.memory.total(),
         max_pages: domain.memory.maximum(),
         shared_info_frame: domain.shared_info.0,
-        cpu_time: domain.vcpus().map(|vcpu| vcpu.run_state.running_time()).sum(),
+        cpu_time: domain.vcpus().map(scheduler::running_time_of).sum(),
         nr_online_vcpus: domain.vcpus().filter(online).count() as u32,
         max_vcpu_id: domain.vcpu_count().checked_sub(1).unwrap_or(XEN_INVALID_MAX_VCPU_ID),
         handle: *domain.handle.lock(),
@@ -211,7 +212,7 @@ fn vcpu_info(domain: &Domain, id: VcpuId) -> Result<DomctlGetvcpuinfo, Errno> {
         online: u8::from(paused & not_runnable::OFFLINE == 0),
         blocked: u8::from(paused & (not_runnable::BLOCKED | not_runnable::POLLING) != 0),
         running: u8::from(vcpu.running.load(Ordering::Relaxed)),
-        cpu_time: vcpu.run_state.running_time(),
+        cpu_time: scheduler::running_time_of(vcpu),
         cpu: u32::from(vcpu.processor.load(Ordering::Relaxed)),
         ..Default::default()
     })

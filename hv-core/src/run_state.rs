@@ -6,7 +6,7 @@
 
 use crate::{
     arch::clock,
-    guest_access,
+    guest_access, scheduler,
     vcpu::{Context, Vcpu, not_runnable},
 };
 use core::{
@@ -70,12 +70,8 @@ impl RunState {
         self.enter(if offline { RUNSTATE_OFFLINE } else { RUNSTATE_BLOCKED }, now);
     }
 
-    /// Nanoseconds it has run, up to now.
-    pub fn running_time(&self) -> u64 {
-        self.snapshot().time[RUNSTATE_RUNNING as usize]
-    }
-
-    /// State and times up to now, as the ABI has them.
+    /// State and times up to now, as the ABI has them; by whoever changes it, or under the run queue's lock
+    /// ([`scheduler::run_state_of`]).
     pub fn snapshot(&self) -> VcpuRunstateInfo {
         let state = self.state.load(Ordering::Relaxed);
         let since = self.since.load(Ordering::Relaxed);
@@ -97,7 +93,7 @@ impl Default for RunState {
 /// `EFAULT` when it cannot be written.
 pub fn register(vcpu: &Vcpu, address: u64) -> Result<(), Errno> {
     if address != 0 {
-        guest_access::write(address, &vcpu.run_state.snapshot())?;
+        guest_access::write(address, &scheduler::run_state_of(vcpu))?;
     }
     vcpu.run_state.area.store(address, Ordering::Relaxed);
     Ok(())
@@ -142,6 +138,5 @@ mod tests {
         assert_eq!((info.state, info.state_entry_time), (RUNSTATE_BLOCKED, 200));
         assert_eq!(info.time, [40, 10, 30, 50]);
         assert_eq!(info.time.iter().sum::<u64>(), 130);
-        assert_eq!(state.running_time(), 40);
     }
 }

@@ -23,7 +23,10 @@ use crate::{
     vcpu::{SharedVcpuPointer, Vcpu, VcpuPointer, not_runnable},
 };
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use hypercall_abi::Errno;
+use hypercall_abi::{
+    Errno,
+    vcpu::{RUNSTATE_RUNNING, VcpuRunstateInfo},
+};
 
 /// Time a vCPU may run while others wait, in nanoseconds.
 const TIME_SLICE: u64 = 10_000_000;
@@ -253,6 +256,17 @@ pub fn reconsider(vcpu: &Vcpu) {
     if vcpu.running.load(Ordering::Relaxed) {
         request(processor_of(vcpu), work::RESCHEDULE);
     }
+}
+
+/// How a vCPU spends its life, seen at one moment: it may be changing on another CPU.
+pub fn run_state_of(vcpu: &Vcpu) -> VcpuRunstateInfo {
+    let _queue = machine().run_queue.queue.lock();
+    vcpu.run_state.snapshot()
+}
+
+/// Nanoseconds that a vCPU has run, up to now.
+pub fn running_time_of(vcpu: &Vcpu) -> u64 {
+    run_state_of(vcpu).time[RUNSTATE_RUNNING as usize]
 }
 
 /// Nanoseconds as the vCPU's virtual time counts them.

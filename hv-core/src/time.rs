@@ -13,6 +13,7 @@ use crate::{
     direct_map,
     domain::Domain,
     event_channel,
+    frame::HeldWritableFrame,
     hypercall::{Arguments, Caller, HypercallResult},
     indexed_heap::{Indexed, IndexedHeap, NOWHERE},
     machine::machine,
@@ -247,7 +248,10 @@ pub fn set_wall_clock(at_zero: u64) {
     clock::set_wall_clock_at_zero(at_zero);
     let mut next = DomainId(0);
     while let Some(domain) = machine().domains.next_from(next) {
-        publish_wall_clock(&domain);
+        // A domain that is being taken apart may have lost its page, to somebody else even.
+        if let Ok(_held) = HeldWritableFrame::get(domain.shared_info, domain.id) {
+            publish_wall_clock(&domain);
+        }
         next = DomainId(domain.id.0 + 1);
     }
 }
@@ -273,4 +277,28 @@ fn shared32(address: u64) -> &'static AtomicU32 {
 
 fn shared64(address: u64) -> &'static AtomicU64 {
     direct_map::atomic::<u64>(MachineFrame(address >> 12), (address & 0xfff) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        frame,
+        test_support::{Guest, machine_of},
+    };
+
+    #[test]
+    fn a_page_that_a_dying_domain_has_lost_gets_no_wall_clock() {
+        let _machine = machine_of(256);
+        let guest = Guest::new(1);
+        let page = guest.domain().shared_info;
+        let version = || shared32(page.physical_address() + offset_of!(SharedInfo, wc_version) as u64);
+        version().store(0, Ordering::Relaxed);
+        set_wall_clock(0);
+        assert_ne!(version().load(Ordering::Relaxed), 0);
+        frame::unshare(guest.domain(), page);
+        version().store(0, Ordering::Relaxed);
+        set_wall_clock(0);
+        assert_eq!(version().load(Ordering::Relaxed), 0, "the frame is somebody else's by now");
+    }
 }

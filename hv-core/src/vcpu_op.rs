@@ -35,7 +35,7 @@ pub fn vcpu_op(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResul
         VCPUOP_IS_UP => {
             return Ok(u64::from(vcpu.paused.load(Ordering::Acquire) & not_runnable::OFFLINE == 0));
         }
-        VCPUOP_GET_RUNSTATE_INFO => guest_access::write(argument, &vcpu.run_state.snapshot())?,
+        VCPUOP_GET_RUNSTATE_INFO => guest_access::write(argument, &scheduler::run_state_of(vcpu))?,
         VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA => {
             let area: VcpuRegisterRunstateMemoryArea = guest_access::read(argument)?;
             run_state::register(vcpu, area.addr)?;
