@@ -88,6 +88,11 @@ fn command(
             call.set_payload(&vcpu_info(domain, id)?);
             return Ok(true);
         }
+        XEN_DOMCTL_SCHEDULER_OP => {
+            let answer = scheduling(domain, call.payload_as())?;
+            call.set_payload(&answer);
+            return Ok(true);
+        }
         XEN_DOMCTL_SETDOMAINHANDLE => {
             *domain.handle.lock() = call.payload_as::<DomctlSetdomainhandle>().handle
         }
@@ -202,6 +207,28 @@ fn state_flags(domain: &Domain) -> u32 {
         flags |= XEN_DOMINF_BLOCKED;
     }
     flags
+}
+
+/// A domain's share of the processors, set or asked for; all its vCPUs have the same.
+fn scheduling(domain: &Domain, mut request: DomctlSchedulerOp) -> Result<DomctlSchedulerOp, Errno> {
+    if request.sched_id != XEN_SCHEDULER_CREDIT2 {
+        return Err(Errno::EINVAL);
+    }
+    match request.cmd {
+        XEN_DOMCTL_SCHEDOP_PUTINFO if request.credit2.weight == 0 => return Err(Errno::EINVAL),
+        // There are no caps.
+        XEN_DOMCTL_SCHEDOP_PUTINFO if request.credit2.cap != 0 => return Err(Errno::EOPNOTSUPP),
+        XEN_DOMCTL_SCHEDOP_PUTINFO => domain.vcpus().for_each(|vcpu| {
+            vcpu.schedule.weight.store(u32::from(request.credit2.weight), Ordering::Relaxed);
+        }),
+        XEN_DOMCTL_SCHEDOP_GETINFO => {
+            let weight = domain.vcpus().next().map(|vcpu| vcpu.schedule.weight.load(Ordering::Relaxed));
+            let weight = weight.unwrap_or(crate::scheduler::DEFAULT_WEIGHT);
+            request.credit2 = DomctlSchedCredit2 { weight: u16::try_from(weight).unwrap_or(u16::MAX), cap: 0 };
+        }
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(request)
 }
 
 fn vcpu_info(domain: &Domain, id: VcpuId) -> Result<DomctlGetvcpuinfo, Errno> {

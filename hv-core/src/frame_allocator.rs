@@ -254,6 +254,10 @@ pub fn claim(domain: &Domain, frames: u64) -> Result<(), Errno> {
         use_claim(domain, u64::MAX);
         return Ok(());
     }
+    // Looked at under the lock: who begins to die drops its claim under it, and gets no other.
+    if domain.is_dying() {
+        return Err(Errno::EINVAL);
+    }
     let (total, maximum) = (domain.memory.total(), domain.memory.maximum());
     if domain.memory.claimed.load(Ordering::Relaxed) != 0 || frames < total || frames > maximum {
         return Err(Errno::EINVAL);
@@ -265,6 +269,12 @@ pub fn claim(domain: &Domain, frames: u64) -> Result<(), Errno> {
     domain.memory.claimed.store(more, Ordering::Relaxed);
     machine().allocator.claimed.fetch_add(more, Ordering::Relaxed);
     Ok(())
+}
+
+/// A domain that begins to die needs no more memory.
+pub fn drop_claim(domain: &Domain) {
+    let _zones = machine().allocator.zones.lock();
+    use_claim(domain, u64::MAX);
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::{
     arch,
     domain::{self, Domain, DomainRef, stage},
     event_channel::{self, EventChannels},
+    frame_allocator,
     frame::{self, DomainMemory, Progress},
     frame_object::FrameArc,
     grant_table::{GrantTable, Version},
@@ -180,6 +181,7 @@ pub fn destroy(domain: &DomainRef) -> Result<(), HypercallError> {
         let _control = domain.control.lock();
         if !domain.is_dying() {
             domain.stage.store(stage::DYING, Ordering::Release);
+            frame_allocator::drop_claim(domain);
             stop_vcpus(domain);
         }
     }

@@ -695,5 +695,9 @@ fn claimed_memory_waits_for_its_domain() {
     assert_eq!(claim(&built.domain, 0), Ok(0));
     assert_eq!(crate::frame_allocator::claimed_frames(), 0);
     assert_eq!(reservation(&control, XENMEM_POPULATE_PHYSMAP, &[1], 0, DomainId::SELF), Ok(1));
+    assert_eq!(claim(&built.domain, 16), Ok(0));
+    assert_eq!(crate::frame_allocator::claimed_frames(), 8);
+    let _ = crate::lifecycle::destroy(&built.domain);
+    assert_eq!(crate::frame_allocator::claimed_frames(), 0, "nobody waits for a dying domain");
     audit(&control.held());
 }
