@@ -16,6 +16,7 @@ mod data_path;
 mod device;
 #[cfg(test)]
 pub(crate) mod fake;
+mod partition;
 mod range;
 mod request;
 mod transfer;
@@ -28,6 +29,7 @@ pub use device::{
     BlockDevice, Completions, Geometry, IoError, Operation, Outcome, RoomList, SECTOR_SIZE, Segment,
     SubmitError, Ticket, check,
 };
+pub use partition::{Partition, TABLE_SECTORS, partitions};
 pub use range::DiskRange;
 pub use request::{Rejection, Rules};
 pub use transfer::transfer;

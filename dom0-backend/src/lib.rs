@@ -8,8 +8,10 @@ pub mod archive;
 pub mod backend;
 pub mod bench;
 pub mod block;
+pub mod config_file;
 pub mod console;
 pub mod driver;
+pub mod file_system;
 #[cfg(target_os = "none")]
 pub mod machine;
 pub mod net;

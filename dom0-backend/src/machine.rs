@@ -6,19 +6,22 @@
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::future::pending;
 use core::sync::atomic::Ordering;
 
-use hypercall_abi::Errno;
+use hypercall_abi::{Errno, PAGE_SIZE};
 use pv_runtime::event_channel::EventChannel;
 use pv_runtime::executor::{Either, now, select, select4, sleep_until, spawn, yield_now};
 use pv_runtime::grant::{CopyBatch, GrantMapping};
 use pv_runtime::memory::{PageRun, SharedMemory};
 use pv_runtime::time::time_stamp_counter;
 
-use crate::block::{BlockDevice, IoError, Operation, SECTOR_SIZE, transfer};
+use crate::block::{
+    BlockDevice, IoError, Operation, Partition, SECTOR_SIZE, TABLE_SECTORS, partitions, transfer,
+};
 use crate::driver::pci::{Address, ConfigPorts, Interrupt, Msix, bind_interrupts, report, scan};
 use crate::driver::virtio::{DeviceKind, MappedRegisters, SetupError, connect};
 use crate::driver::virtio_blk::{self, VirtioBlk};
@@ -107,6 +110,26 @@ pub async fn check_disk(disk: &Disk) -> Result<(), IoError> {
     let sum = memory.bytes().iter().map(|byte| u64::from(byte.load(Ordering::Relaxed))).sum::<u64>();
     log::info!("{}: the bytes of its first {} sum up to {sum}", disk.name, memory.size());
     Ok(())
+}
+
+/// The partitions of a disk.
+///
+/// # Errors
+///
+/// [`IoError`].
+pub async fn disk_partitions(disk: &Disk) -> Result<Vec<Partition>, IoError> {
+    let sectors = disk.device.geometry().sectors;
+    let bytes = (TABLE_SECTORS * u64::from(SECTOR_SIZE)) as usize;
+    let memory = PageRun::new(bytes.div_ceil(PAGE_SIZE)).map_err(|_| IoError::Device)?;
+    if sectors < memory.size() as u64 / u64::from(SECTOR_SIZE) {
+        // Too small to be worth dividing.
+        return Ok(Vec::new());
+    }
+    let (result, memory) = transfer(&*disk.device, Operation::Read, 0, memory).await;
+    result?;
+    let mut start = vec![0; memory.size()];
+    memory.copy_out(0, &mut start);
+    Ok(partitions(&start, sectors))
 }
 
 /// The interrupts of a device, one for each use or fewer.

@@ -5,6 +5,7 @@
 extern crate alloc;
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -12,7 +13,7 @@ use dom0_backend::admin::{Admin, DeviceReports, run_script, talk};
 use dom0_backend::archive::{self, Archive};
 use dom0_backend::backend;
 use dom0_backend::block::{BlockBackEnd, VbdReport};
-use dom0_backend::machine::{Devices, Disk, Machine, check_disk, start_devices};
+use dom0_backend::machine::{Devices, Disk, Machine, check_disk, disk_partitions, start_devices};
 use dom0_backend::net::{NetworkBackEnd, VifReport};
 use dom0_backend::store_service::StoreService;
 use dom0_backend::toolstack::{GuestConfiguration, Inventory, MachineDisk, Toolstack, look_after_guests};
@@ -26,19 +27,25 @@ async fn main(info: &'static BootInfo) {
     let script = archive.file(archive::EXEC).and_then(|bytes| core::str::from_utf8(bytes).ok());
     let service = StoreService::new();
     let devices = start_machine(info).await;
-    let inventory = Inventory {
-        disks: devices.disks.iter().map(machine_disk).collect(),
-        has_switch: devices.switch.is_some(),
-    };
+    let mut disks = Vec::new();
+    for disk in &devices.disks {
+        disks.push(machine_disk(disk).await);
+    }
+    let inventory = Inventory { disks, has_switch: devices.switch.is_some() };
+    let own_disks = devices.disks.clone();
     let back_ends = serve_guests(&service, devices);
     let toolstack = Toolstack::new(service, archive, inventory);
     if let Err(error) = toolstack.introduce_dom0(info.memory_pages) {
         println!("error: the store does not take what is to be said of dom0: {error}");
     }
+    if let Some(home) = info.option("home") {
+        open_home(&toolstack, home, &own_disks).await;
+    }
     spawn(watch_over(Rc::clone(&toolstack)));
     if !info.flag("noguest") {
         start_guest(&toolstack).await;
     }
+    toolstack.start_automatic().await;
     let admin = Admin::new(toolstack, Box::new(back_ends), info, script.is_none());
     match script {
         Some(script) => run_script(&admin, script).await,
@@ -67,8 +74,28 @@ async fn start_machine(info: &BootInfo) -> Devices {
 }
 
 /// A disk as the toolstack needs to know it.
-fn machine_disk(disk: &Disk) -> MachineDisk {
-    MachineDisk { name: disk.name.clone(), sectors: disk.device.geometry().sectors }
+async fn machine_disk(disk: &Disk) -> MachineDisk {
+    let sectors = disk.device.geometry().sectors;
+    let partitions = disk_partitions(disk).await.unwrap_or_else(|error| {
+        println!("error: the partitions of {} cannot be read: {error}", disk.name);
+        Vec::new()
+    });
+    MachineDisk { name: disk.name.clone(), sectors, partitions }
+}
+
+/// Opens the file system with dom0's own files on a disk or partition.
+async fn open_home(toolstack: &Toolstack, name: &str, disks: &[Disk]) {
+    let disk = disks.iter().find(|disk| name.split(['p', '@']).next() == Some(disk.name.as_str()));
+    let opened = match disk {
+        Some(disk) => {
+            toolstack.open_home(name, Rc::clone(&disk.device)).await.map_err(|error| format!("{error}"))
+        }
+        None => Err("the machine has no such disk".into()),
+    };
+    match opened {
+        Ok(()) => log::info!("dom0's own files are on {name}"),
+        Err(error) => println!("error: no files can be had from {name}: {error}"),
+    }
 }
 
 /// Starts the back ends for what the machine has.

@@ -224,7 +224,8 @@ fn scheduling(domain: &Domain, mut request: DomctlSchedulerOp) -> Result<DomctlS
         XEN_DOMCTL_SCHEDOP_GETINFO => {
             let weight = domain.vcpus().next().map(|vcpu| vcpu.schedule.weight.load(Ordering::Relaxed));
             let weight = weight.unwrap_or(crate::scheduler::DEFAULT_WEIGHT);
-            request.credit2 = DomctlSchedCredit2 { weight: u16::try_from(weight).unwrap_or(u16::MAX), cap: 0 };
+            request.credit2 =
+                DomctlSchedCredit2 { weight: u16::try_from(weight).unwrap_or(u16::MAX), cap: 0 };
         }
         _ => return Err(Errno::EINVAL),
     }

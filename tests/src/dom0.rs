@@ -58,6 +58,12 @@ impl Dom0 {
         Self { words: words.to_owned(), ..self }
     }
 
+    /// What domain 0 is told, instead of that there are no guests at first.
+    #[must_use]
+    pub fn own_words(self, words: &str) -> Self {
+        Self { own_words: words.to_owned(), ..self }
+    }
+
     /// Changes the machine.
     #[must_use]
     pub fn with(self, change: impl FnOnce(Machine) -> Machine + 'static) -> Self {

@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask test` builds what is booted here and names it in the environment.
 
+mod administration;
 mod bench;
 mod boot;
 mod disc;

@@ -47,7 +47,7 @@ fn a_file_that_is_not_there_is_named_with_those_that_are() {
 fn more_memory_than_there_is_is_refused_with_both_numbers() {
     let mut dom0 = settled(Dom0::new());
     let free = number(&dom0.succeed("info"), "free_memory");
-    expect_refusal(&mut dom0, "create a memory=4096", &format!("needs 4096 MiB of memory; {free} MiB free"));
+    expect_refusal(&mut dom0, "create a memory=4096", &format!("needs 4096 MiB; {free} MiB free"));
 }
 
 #[test]

@@ -6,6 +6,8 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 
+use super::completion::common_beginning;
+
 /// The longest line.
 const LONGEST: usize = 1024;
 /// Earlier lines that are remembered.
@@ -15,6 +17,7 @@ const CONTROL_A: u8 = 0x01;
 const CONTROL_C: u8 = 0x03;
 const CONTROL_E: u8 = 0x05;
 const BACKSPACE: u8 = 0x08;
+const TAB: u8 = 0x09;
 const CONTROL_L: u8 = 0x0c;
 const CONTROL_U: u8 = 0x15;
 const CONTROL_W: u8 = 0x17;
@@ -38,6 +41,8 @@ pub enum Edited {
     Show(String),
     /// The line is complete. The terminal is to go to the next line.
     Line(String),
+    /// What is left of the cursor is to be gone on with: see [`LineEditor::complete`].
+    Complete(String),
 }
 
 /// A line in the making, and the lines before it.
@@ -81,8 +86,21 @@ impl LineEditor {
             b'\n' if after_return => Edited::Show(String::new()),
             b'\r' | b'\n' => Edited::Line(self.finish()),
             b' '..=b'~' => Edited::Show(self.insert(byte)),
+            TAB => Edited::Complete(String::from(&self.line[..self.cursor])),
             _ => Edited::Show(self.control(byte)),
         }
+    }
+
+    /// Goes on with the word at the cursor, as far as all `candidates` for it agree; shows them if they do not.
+    pub fn complete(&mut self, candidates: &[String]) -> String {
+        let begun = self.line[..self.cursor].rsplit(' ').next().unwrap_or_default().len();
+        let more = common_beginning(candidates).get(begun..).unwrap_or_default();
+        let blank = if candidates.len() == 1 { " " } else { "" };
+        let shown: String = more.bytes().chain(blank.bytes()).map(|byte| self.insert(byte)).collect();
+        if shown.is_empty() && candidates.len() > 1 {
+            return format!("\r\n{}\r\n{}", candidates.join("  "), self.redraw());
+        }
+        shown
     }
 
     fn control(&mut self, byte: u8) -> String {
@@ -206,7 +224,7 @@ mod tests {
     fn typed(editor: &mut LineEditor, text: &str) -> Vec<String> {
         let lines = text.bytes().filter_map(|byte| match editor.push(byte) {
             Edited::Line(line) => Some(line),
-            Edited::Show(_) => None,
+            Edited::Show(_) | Edited::Complete(_) => None,
         });
         lines.collect()
     }
@@ -259,6 +277,19 @@ mod tests {
         assert_eq!(editor.push(DELETE), Edited::Show("\r> \x1b[K".into()));
         typed(&mut editor, &alloc::format!("abc{LEFT}"));
         assert_eq!(editor.redraw(), "\r> abc\x1b[K\x1b[1D");
+    }
+
+    #[test]
+    fn a_word_is_completed_as_far_as_is_clear() {
+        let mut editor = LineEditor::new("> ");
+        typed(&mut editor, "destroy w");
+        assert_eq!(editor.push(TAB), Edited::Complete("destroy w".into()));
+        let both = ["web".into(), "web-2".into()];
+        assert_eq!(editor.complete(&both), "eb");
+        assert_eq!(editor.complete(&both), "\r\nweb  web-2\r\n\r> destroy web\x1b[K");
+        assert_eq!(editor.complete(&both[1..]), "-2 ");
+        assert_eq!(editor.complete(&[]), "");
+        assert_eq!(typed(&mut editor, "\r"), ["destroy web-2 "]);
     }
 
     #[test]

@@ -1,116 +1,170 @@
 //! Doing what a command says.
 
+use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 use core::time::Duration;
 
-use hypercall_abi::DomainId;
-use pv_runtime::executor::sleep;
+use pv_runtime::executor::{sleep, yield_now};
 use pv_runtime::memory::page_count;
 use pv_runtime::power::{Shutdown, shutdown};
 use pv_runtime::{hypercall, print, println};
+use serde_json::{Value, json};
 
 use super::Admin;
-use super::command::{Command, StoreCommand, help};
+use super::answer::{Answer, Failure, Listing};
+use super::command::{Command, CreateOrder, Description, StoreCommand, Whom};
 use super::devices::{self, DeviceReports};
 use super::output::{self, Dom0, Hypervisor};
+use super::parse::Order;
 use super::store_tree;
+use super::usage::help;
 use crate::bench;
 use crate::console::{GuestConsole, harmless_lines, run_command};
 use crate::store::Nodes;
-use crate::toolstack::{Guest, ShutdownRequest, control};
+use crate::toolstack::{Described, Guest, GuestConfiguration, ShutdownRequest, control};
 
 /// How long guests may take to end when the machine is to be switched off.
 const POWER_OFF_TIME: Duration = Duration::from_secs(30);
-/// How long `shutdown -w` waits.
+/// How long `shutdown -w` and `reboot -w` wait.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(60);
-/// Status of a command that failed.
-const FAILED: u32 = 1;
 
-/// Why a command failed, in words.
-pub struct Failure(String);
-
-impl<T: fmt::Display> From<T> for Failure {
-    fn from(reason: T) -> Self {
-        Self(reason.to_string())
-    }
-}
-
-type Outcome = Result<(), Failure>;
+type Outcome = Result<Answer, Failure>;
 
 /// Makes the list of a kind of devices.
-type DeviceList = fn(&mut Nodes<'_>, &[Rc<Guest>], &dyn DeviceReports) -> Vec<Vec<String>>;
+type DeviceList = fn(&mut Nodes<'_>, &[Rc<Guest>], &dyn DeviceReports) -> Listing;
+
+/// Nothing needs to be said.
+fn done() -> Outcome {
+    Ok(Answer::default())
+}
 
 impl Admin {
-    /// Does what a line says; the status.
+    /// Does what a line says, and prints the answer; the status.
     pub async fn run_line(&self, line: &str) -> u32 {
-        let command = match Command::parse(line) {
-            Ok(command) => command,
-            Err(misunderstood) => {
-                println!("error: {}", misunderstood.0);
-                return FAILED;
+        let order = Order::parse(line);
+        let outcome = match order.command {
+            Ok(command) => self.run(command, order.wants_json).await,
+            Err(misunderstood) => Err(Failure::misused(&misunderstood.0)),
+        };
+        match (outcome, order.wants_json) {
+            (Ok(answer), true) => {
+                println!("{}", answer.line(&order.name));
+                answer.status
             }
-        };
-        let outcome = match command {
-            Command::GuestRun { guest, command, limit } => self.run_in_guest(&guest, &command, limit).await,
-            other => self.run(other).await.map(|()| 0),
-        };
-        outcome.unwrap_or_else(|failure| {
-            println!("error: {}", failure.0);
-            FAILED
-        })
+            (Ok(answer), false) => {
+                answer.warnings.iter().for_each(|warning| println!("warning: {warning}"));
+                print!("{}", answer.text);
+                answer.status
+            }
+            (Err(failure), true) => {
+                println!("{}", failure.line(&order.name));
+                failure.status
+            }
+            (Err(failure), false) => {
+                println!("error: {}", failure.message);
+                failure.status
+            }
+        }
     }
 
-    async fn run(&self, command: Command) -> Outcome {
+    async fn run(&self, command: Command, wants_json: bool) -> Outcome {
         match command {
-            Command::Nothing | Command::GuestRun { .. } => Ok(()),
-            Command::Help(topic) => print_help(topic.as_deref()),
-            Command::List => self.list(),
-            Command::Create(configuration) => {
-                let guest = self.toolstack.create(&configuration).await?;
-                println!("domain {} is {}", guest.domain, guest.name());
-                Ok(())
-            }
-            Command::CreateAndAttend(configuration) => {
-                let guest = self.toolstack.create(&configuration).await?;
-                self.attend(guest).await
-            }
-            Command::Shutdown { guest, waits } => self.shut_down(&guest, waits).await,
-            Command::Reboot(guest) => {
-                Ok(self.toolstack.request_shutdown(&*self.guest(&guest)?, ShutdownRequest::Reboot)?)
-            }
+            Command::Nothing => done(),
+            Command::Help(topic) => help_on(topic.as_deref()),
+            Command::Create(order) => self.create(order, wants_json).await,
+            Command::Shutdown { whom, waits } => self.shut_down(&whom, waits).await,
+            Command::Reboot { whom, waits } => self.reboot(&whom, waits).await,
             Command::Destroy(guest) => {
-                let guest = self.guest(&guest)?;
-                self.toolstack.end(&guest).await;
-                Ok(())
+                self.toolstack.end(&*self.guest(&guest)?).await;
+                done()
             }
             Command::Pause(guest) => self.pause(&guest),
             Command::Unpause(guest) => self.unpause(&guest),
-            Command::Attach(guest) if self.is_interactive => self.attach(&*self.console(&guest)?).await,
+            Command::Attach(guest) if self.is_interactive && !wants_json => {
+                self.attach(&*self.console(&guest)?).await?;
+                done()
+            }
             Command::Attach(guest) => self.tail(&guest, usize::MAX),
             Command::Tail { guest, lines } => self.tail(&guest, lines),
             Command::Send { guest, text } => self.send(&guest, &text),
-            Command::Store(command) => self.store(command),
-            Command::BlockList => self.list_devices(devices::disks),
-            Command::NetworkList => self.list_devices(devices::interfaces),
-            Command::Info => self.describe_machine(),
-            Command::Log => print_log(),
-            Command::Counters => print_counters(),
-            Command::Bench(guest) => Ok(bench::micro(&self.toolstack, guest.as_deref()).await?),
-            Command::BenchTraffic(name) => Ok(bench::traffic(&self.toolstack, &name).await?),
+            Command::GuestRun { guest, command, limit } => {
+                self.run_in_guest(&guest, &command, limit, wants_json).await
+            }
+            Command::SystemRequest { guest, letter } => {
+                self.toolstack.send_system_request(&*self.guest(&guest)?, letter)?;
+                done()
+            }
+            Command::Rename { guest, new } => {
+                self.toolstack.rename(&*self.guest(&guest)?, &new)?;
+                done()
+            }
+            Command::SetMemory { guest, kibibytes } => {
+                self.toolstack.request_memory(&*self.guest(&guest)?, kibibytes)?;
+                done()
+            }
+            Command::LimitMemory { guest, kibibytes } => {
+                self.toolstack.limit_memory(&*self.guest(&guest)?, kibibytes)?;
+                done()
+            }
+            Command::Shares { guest: Some(guest), weight: Some(weight) } => self.set_weight(&guest, weight),
+            Command::Bench(_) | Command::BenchTraffic(_) if wants_json => {
+                Err(Failure::new("no-json", "there is JSON of it from `cargo xtask bench micro --json` only"))
+            }
+            Command::Bench(guest) => {
+                bench::micro(&self.toolstack, guest.as_deref()).await?;
+                done()
+            }
+            Command::BenchTraffic(name) => {
+                bench::traffic(&self.toolstack, &name).await?;
+                done()
+            }
+            Command::Top { pause, times, is_batch } => {
+                self.top(pause, times, is_batch || !self.is_interactive, wants_json).await
+            }
+            Command::Drill(rounds) => self.drill(rounds).await,
             Command::Sleep(time) => {
                 sleep(time).await;
-                Ok(())
+                done()
             }
             Command::PowerOff => self.power_off().await,
+            looking => self.look(looking),
+        }
+    }
+
+    /// Commands that change no domain, and need not wait for anything.
+    fn look(&self, command: Command) -> Outcome {
+        match command {
+            Command::List { guest, form } => self.list(guest.as_deref(), form),
+            Command::NumberOf(name) => self.number_of(&name),
+            Command::NameOf(domain) => self.name_of(domain),
+            Command::Uptime { guests, is_short } => self.uptime(&guests, is_short),
+            Command::VcpuList(guests) => self.vcpu_list(&guests),
+            Command::Shares { guest, .. } => self.shares(guest.as_deref()),
+            Command::Store(command) => self.store(command),
+            Command::BlockList(guests) => self.list_devices(&guests, devices::disks, devices::disks_as_xl),
+            Command::NetworkList(guests) => {
+                self.list_devices(&guests, devices::interfaces, devices::interfaces_as_xl)
+            }
+            Command::Info => self.describe_machine(),
+            Command::Log { clears } => log(clears),
+            Command::Counters => counters(),
+            _ => done(),
         }
     }
 
     fn guest(&self, name: &str) -> Result<Rc<Guest>, Failure> {
-        self.toolstack.find(name).ok_or_else(|| Failure(format!("there is no guest {name:?}")))
+        self.toolstack.find(name).ok_or_else(|| Failure::no_guest(name))
+    }
+
+    /// One guest by its name, or all.
+    fn guests(&self, whom: &Whom) -> Result<Vec<Rc<Guest>>, Failure> {
+        match whom {
+            Whom::One(name) => Ok(Vec::from([self.guest(name)?])),
+            Whom::All => Ok(self.toolstack.guests()),
+        }
     }
 
     /// The console of a guest that is there, or was until lately.
@@ -118,91 +172,149 @@ impl Admin {
         let consoles = self.toolstack.consoles();
         let live = self.toolstack.find(name).and_then(|guest| consoles.of(guest.domain));
         let console = live.or_else(|| consoles.left_by(name));
-        console.ok_or_else(|| Failure(format!("there is no guest {name:?}, and none left its console")))
+        console.ok_or_else(|| {
+            Failure::new("no-guest", format!("there is no guest {name:?}, and none left its console"))
+        })
     }
 
-    fn list(&self) -> Outcome {
-        let guests = self.toolstack.guests();
-        print!("{}", output::LIST_HEAD);
-        for info in control::list_domains()? {
-            let known = guests.iter().find(|guest| guest.domain == info.domain);
-            let name = match known {
-                Some(guest) => guest.name(),
-                None if info.domain == DomainId::ZERO => "Domain-0",
-                None => "(null)",
-            };
-            print!("{}", output::list_line(name, &info));
+    /// What a guest is to be like, from words or from a file.
+    async fn described(&self, description: Description) -> Result<Described, Failure> {
+        match description {
+            Description::Words(configuration) => Ok(Described { configuration, warnings: Vec::new() }),
+            Description::File { path, words } => {
+                let content = self.toolstack.file(&path).await?;
+                let words: Vec<_> = words.iter().map(String::as_str).collect();
+                Ok(GuestConfiguration::from_file(&path, &content, &words)?)
+            }
         }
-        Ok(())
     }
 
-    async fn shut_down(&self, name: &str, waits: bool) -> Outcome {
-        let guest = self.guest(name)?;
-        self.toolstack.request_shutdown(&guest, ShutdownRequest::PowerOff)?;
-        if waits && !self.toolstack.wait_until_gone(&guest, SHUTDOWN_TIME).await {
-            return Err(Failure(format!("{name} did not end within {} s", SHUTDOWN_TIME.as_secs())));
+    async fn create(&self, order: CreateOrder, wants_json: bool) -> Outcome {
+        let mut described = self.described(order.description).await?;
+        described.configuration.starts_paused |= order.pauses;
+        if order.is_trial {
+            self.toolstack.try_out(&described.configuration).await?;
+            let name = &described.configuration.name;
+            let answer = Answer::new(format!("{name} can be made\n"), json!({ "name": name }));
+            return Ok(Answer { warnings: described.warnings, ..answer });
         }
-        Ok(())
+        let guest = self.toolstack.create(&described.configuration).await?;
+        if order.attaches && !wants_json {
+            described.warnings.iter().for_each(|warning| println!("warning: {warning}"));
+            self.attend(guest).await?;
+            return done();
+        }
+        let text = format!("domain {} is {}\n", guest.domain, guest.name());
+        let answer = Answer::new(text, json!({ "id": guest.domain.0, "name": guest.name() }));
+        Ok(Answer { warnings: described.warnings, ..answer })
+    }
+
+    async fn shut_down(&self, whom: &Whom, waits: bool) -> Outcome {
+        let guests = self.guests(whom)?;
+        for guest in &guests {
+            self.toolstack.request_shutdown(guest, ShutdownRequest::PowerOff)?;
+        }
+        self.wait_until_gone(&guests, waits).await
+    }
+
+    async fn reboot(&self, whom: &Whom, waits: bool) -> Outcome {
+        let guests = self.guests(whom)?;
+        for guest in &guests {
+            self.toolstack.request_shutdown(guest, ShutdownRequest::Reboot)?;
+        }
+        self.wait_until_gone(&guests, waits).await
+    }
+
+    async fn wait_until_gone(&self, guests: &[Rc<Guest>], waits: bool) -> Outcome {
+        for guest in guests.iter().filter(|_| waits) {
+            if !self.toolstack.wait_until_gone(guest, SHUTDOWN_TIME).await {
+                let message = format!("{} did not end within {} s", guest.name(), SHUTDOWN_TIME.as_secs());
+                return Err(Failure::new("timed-out", message));
+            }
+        }
+        done()
     }
 
     fn pause(&self, name: &str) -> Outcome {
         let guest = self.guest(name)?;
         if guest.is_paused.get() {
-            return Err(Failure(format!("{name} is paused already")));
+            return Err(Failure::new("paused", format!("{name} is paused already")));
         }
-        Ok(self.toolstack.pause(&guest)?)
+        self.toolstack.pause(&guest)?;
+        done()
     }
 
     fn unpause(&self, name: &str) -> Outcome {
         let guest = self.guest(name)?;
         if !guest.is_paused.get() {
-            return Err(Failure(format!("{name} is not paused")));
+            return Err(Failure::new("not-paused", format!("{name} is not paused")));
         }
-        Ok(self.toolstack.unpause(&guest)?)
+        self.toolstack.unpause(&guest)?;
+        done()
+    }
+
+    fn set_weight(&self, name: &str, weight: u16) -> Outcome {
+        let domain = self.domains_called(&[name.to_owned()])?;
+        for domain in domain {
+            control::set_weight(domain.info.domain, weight).map_err(crate::toolstack::AdjustError::from)?;
+        }
+        done()
     }
 
     fn tail(&self, name: &str, lines: usize) -> Outcome {
         let text = self.console(name)?.last_lines(lines);
-        harmless_lines(&text).iter().for_each(|line| println!("{line}"));
-        Ok(())
+        Ok(Answer::lines(harmless_lines(&text)))
     }
 
     fn send(&self, name: &str, text: &str) -> Outcome {
         let console = self.console(name)?;
         let sent = console.send(format!("{text}\n").as_bytes());
-        sent.map_err(|_| Failure(format!("{name} does not read its console")))
+        sent.map_err(|_| Failure::new("not-read", format!("{name} does not read its console")))?;
+        done()
     }
 
-    async fn run_in_guest(&self, name: &str, command: &str, limit: Duration) -> Result<u32, Failure> {
+    async fn run_in_guest(&self, name: &str, command: &str, limit: Duration, wants_json: bool) -> Outcome {
         let console = self.console(name)?;
-        let status = run_command(&console, command, limit, |line| print!("{line}")).await;
-        status.map_err(|error| Failure(format!("{name}: {error}")))
+        let mut lines = Vec::new();
+        let status = run_command(&console, command, limit, |line| match wants_json {
+            true => lines.push(line.trim_end().to_owned()),
+            false => print!("{line}"),
+        });
+        let status = status.await.map_err(|error| Failure::new("guest", format!("{name}: {error}")))?;
+        let answer = Answer::new("", json!({ "lines": lines, "status": status }));
+        Ok(Answer { status, ..answer })
     }
 
     fn store(&self, command: StoreCommand) -> Outcome {
         self.toolstack.service().with(|server| match command {
             StoreCommand::List(path) => {
                 let tree = server.nodes(|nodes| store_tree::draw(nodes, &path))?;
-                print!("{tree}");
-                Ok(())
+                let lines: Vec<_> = tree.lines().collect();
+                let json = json!({ "lines": lines });
+                Ok(Answer::new(tree, json))
             }
             StoreCommand::Read(path) => {
-                println!("{}", String::from_utf8_lossy(&server.read(&path)?));
-                Ok(())
+                let value = String::from_utf8_lossy(&server.read(&path)?).into_owned();
+                Ok(Answer::new(format!("{value}\n"), json!(value)))
             }
-            StoreCommand::Write(path, value) => Ok(server.write(&path, value)?),
-            StoreCommand::Remove(path) => Ok(server.remove(&path)?),
+            StoreCommand::Write(path, value) => {
+                server.write(&path, value)?;
+                done()
+            }
+            StoreCommand::Remove(path) => {
+                server.remove(&path)?;
+                done()
+            }
         })
     }
 
-    fn list_devices(&self, list: DeviceList) -> Outcome {
-        let guests = self.toolstack.guests();
-        let rows = self
-            .toolstack
-            .service()
-            .with(|server| server.nodes(|nodes| list(nodes, &guests, &*self.reports)));
-        print!("{}", output::table(&rows));
-        Ok(())
+    /// Devices of all guests with what was counted, or those of some as `xl` shows them.
+    fn list_devices(&self, names: &[String], all: DeviceList, as_xl: DeviceList) -> Outcome {
+        let named = names.iter().map(|name| self.guest(name)).collect::<Result<Vec<_>, _>>()?;
+        let (guests, list) = if named.is_empty() { (self.toolstack.guests(), all) } else { (named, as_xl) };
+        let service = self.toolstack.service();
+        let listing = service.with(|server| server.nodes(|nodes| list(nodes, &guests, &*self.reports)));
+        Ok(listing.answer())
     }
 
     fn describe_machine(&self) -> Outcome {
@@ -214,40 +326,61 @@ impl Admin {
         };
         let pages = page_count();
         let dom0 = Dom0 { pages: (pages.total, pages.free) };
-        print!("{}", output::machine(&control::physical_info()?, &hypervisor, &dom0));
-        Ok(())
+        let rows = output::machine(&control::physical_info()?, &hypervisor, &dom0);
+        let text = output::rows(&rows);
+        let facts = rows.into_iter().map(|(name, value)| {
+            let value = value.parse::<u64>().map_or_else(|_| json!(value), |number| json!(number));
+            (name.to_owned(), value)
+        });
+        Ok(Answer::new(text, Value::Object(facts.collect())))
     }
 
     async fn power_off(&self) -> Outcome {
         self.toolstack.end_all(POWER_OFF_TIME).await;
         println!("switching the machine off");
+        yield_now().await;
         shutdown(Shutdown::PowerOff)
     }
 }
 
-fn print_help(topic: Option<&str>) -> Outcome {
-    let unknown = || Failure(format!("there is no command {:?}", topic.unwrap_or_default()));
-    print!("{}", help(topic).ok_or_else(unknown)?);
-    Ok(())
+fn help_on(topic: Option<&str>) -> Outcome {
+    let unknown = || Failure::misused(&format!("there is no command {:?}", topic.unwrap_or_default()));
+    let text = help(topic).ok_or_else(unknown)?;
+    let lines: Vec<_> = text.lines().collect();
+    let json = json!({ "lines": lines });
+    Ok(Answer::new(text, json))
 }
 
-fn print_log() -> Outcome {
-    let log = control::read_log()?;
-    print!("{}", String::from_utf8_lossy(&log));
-    Ok(())
+fn log(clears: bool) -> Outcome {
+    let log = String::from_utf8_lossy(&control::read_log()?).into_owned();
+    if clears {
+        control::clear_log()?;
+    }
+    let lines: Vec<_> = log.lines().collect();
+    let json = json!({ "lines": lines });
+    Ok(Answer::new(log, json))
 }
 
-fn print_counters() -> Outcome {
-    print!("{}", output::counters(&control::performance_counters()?));
-    Ok(())
+fn counters() -> Outcome {
+    let counters = control::performance_counters()?;
+    let facts = counters.iter().map(|counter| {
+        let value = match counter.values.as_slice() {
+            [_] | [_, _] => json!(counter.value()),
+            values => json!(values),
+        };
+        (counter.name.clone(), value)
+    });
+    Ok(Answer::new(output::counters(&counters), Value::Object(facts.collect())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::answer::{FAILED, MISUSED, SUCCEEDED};
     use crate::admin::devices::tests::NoReports;
     use crate::toolstack::{Inventory, tests::toolstack};
     use alloc::boxed::Box;
+    use hypercall_abi::DomainId;
     use pv_runtime::BootInfo;
     use pv_runtime::executor::testing;
 
@@ -277,22 +410,25 @@ mod tests {
     #[test]
     fn what_succeeds_has_status_zero() {
         assert_eq!(
-            statuses(["", "help", "help create", "store ls", "block-list", "network-list", "sleep 3"]),
-            [0; 7]
+            statuses(["", "help", "help create --json", "store ls", "block-list", "network-list", "sleep 3"]),
+            [SUCCEEDED; 7]
         );
     }
 
     #[test]
     fn what_fails_has_another() {
         let lines = [
-            "nonsense",
-            "help nonsense",
             "destroy web",
             "console web --tail",
             "send web x",
             "guest-run web x",
+            "rename web other",
+            "block-list web --json",
+            "mem-set web 5",
+            "create web.cfg",
         ];
-        assert_eq!(statuses(lines), [FAILED; 6]);
+        assert_eq!(statuses(lines), [FAILED; 8]);
+        assert_eq!(statuses(["nonsense", "help nonsense", "list -x --json", "migrate a b"]), [MISUSED; 4]);
         assert_eq!(statuses(["create web", "list", "info", "dmesg", "perf"]), [FAILED; 5], "no hypervisor");
     }
 

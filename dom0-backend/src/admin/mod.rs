@@ -1,17 +1,26 @@
 //! The administrator's side: commands, typed at dom0's prompt or given in the boot archive.
 //!
-//! [`command`] says what a line means, [`editor`] how it is typed, [`output`] how answers look; all of that is
-//! pure. `execute` does it. A command prints, and ends with a status that is zero for success.
+//! [`parse`] says which [`command`] a line means, [`editor`] how it is typed, [`usage`] what can be; all of that is
+//! pure. `execute` does it. What comes of it is an [`answer`]: text for people, one line of JSON for programs, and a
+//! status that is zero for success, 1 for failure, 2 for a line that is no command.
 
+pub mod answer;
+pub mod arguments;
 pub mod command;
+mod completion;
 mod devices;
+mod drill;
 pub mod editor;
 mod execute;
+mod listing;
 mod machine_exit;
 pub mod output;
+pub mod parse;
 mod prompt;
 mod script;
 mod store_tree;
+mod top;
+pub mod usage;
 pub mod words;
 
 use alloc::boxed::Box;
@@ -43,5 +52,10 @@ impl Admin {
         is_interactive: bool,
     ) -> Self {
         Self { toolstack, reports, info, is_interactive }
+    }
+
+    /// What commands work on.
+    fn toolstack(&self) -> &Toolstack {
+        &self.toolstack
     }
 }

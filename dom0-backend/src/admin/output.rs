@@ -30,7 +30,7 @@ pub fn list_line(name: &str, info: &DomctlGetdomaininfo) -> String {
 }
 
 /// Running, blocked, paused, shut down, crashed, dying: a letter each, or a dash.
-fn state_letters(info: &DomctlGetdomaininfo) -> String {
+pub fn state_letters(info: &DomctlGetdomaininfo) -> String {
     let letters = [
         ('r', info.flags & XEN_DOMINF_RUNNING != 0),
         ('b', info.flags & XEN_DOMINF_BLOCKED != 0),
@@ -57,10 +57,14 @@ pub struct Dom0 {
 }
 
 /// The description of machine and hypervisor.
-pub fn machine(machine: &SysctlPhysinfo, hypervisor: &Hypervisor, dom0: &Dom0) -> String {
+pub fn machine(
+    machine: &SysctlPhysinfo,
+    hypervisor: &Hypervisor,
+    dom0: &Dom0,
+) -> Vec<(&'static str, String)> {
     let (major, minor) = hypervisor.version;
     let mib = |pages: usize| pages as u64 / PAGES_PER_MIB;
-    let rows = [
+    Vec::from([
         ("nr_cpus", format!("{}", machine.nr_cpus)),
         ("nr_nodes", format!("{}", machine.nr_nodes)),
         ("cores_per_socket", format!("{}", machine.cores_per_socket)),
@@ -79,7 +83,11 @@ pub fn machine(machine: &SysctlPhysinfo, hypervisor: &Hypervisor, dom0: &Dom0) -
         ("dom0_memory", format!("{}", mib(dom0.pages.0))),
         ("dom0_free_memory", format!("{}", mib(dom0.pages.1))),
         ("toolstack", format!("weir-{}", env!("CARGO_PKG_VERSION"))),
-    ];
+    ])
+}
+
+/// Names and values, a line each.
+pub fn rows(rows: &[(&str, String)]) -> String {
     rows.iter().map(|(name, value)| format!("{name:<23}: {value}\n")).collect()
 }
 
@@ -167,7 +175,7 @@ mod tests {
         let machine_info =
             SysctlPhysinfo { nr_cpus: 2, total_pages: 512 * 256, cpu_khz: 1_000_500, ..Default::default() };
         let hypervisor = Hypervisor { version: (4, 17), extra: "-x".into() };
-        let text = machine(&machine_info, &hypervisor, &Dom0 { pages: (256 * 64, 256) });
+        let text = rows(&machine(&machine_info, &hypervisor, &Dom0 { pages: (256 * 64, 256) }));
         for line in [
             "nr_cpus                : 2",
             "total_memory           : 512",

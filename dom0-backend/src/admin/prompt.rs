@@ -9,8 +9,9 @@ use pv_runtime::executor::{Either, select};
 use pv_runtime::{print, println};
 
 use super::Admin;
+use super::answer::Failure;
+use super::completion::{Names, candidates};
 use super::editor::{Edited, LineEditor};
-use super::execute::Failure;
 use crate::console::GuestConsole;
 use crate::toolstack::{Fate, Guest};
 
@@ -35,6 +36,10 @@ pub async fn talk(admin: &Admin) -> Result<(), Errno> {
         for byte in &typed[..count] {
             match editor.push(*byte) {
                 Edited::Show(text) => Console.write(text.as_bytes()),
+                Edited::Complete(begun) => {
+                    let shown = editor.complete(&candidates(&begun, &admin.names()));
+                    Console.write(shown.as_bytes());
+                }
                 Edited::Line(line) => {
                     println!();
                     admin.run_line(&line).await;
@@ -93,6 +98,15 @@ impl Talk<'_> {
 }
 
 impl Admin {
+    /// The names that a line can be completed with.
+    fn names(&self) -> Names {
+        let toolstack = self.toolstack();
+        Names {
+            guests: toolstack.guests().iter().map(|guest| guest.name()).collect(),
+            files: toolstack.archive().names().map(Into::into).collect(),
+        }
+    }
+
     /// Connects the terminal to a guest's console until Ctrl-] is typed or the guest is gone.
     pub(super) async fn attach(&self, console: &GuestConsole) -> Result<(), Failure> {
         announce(console);
@@ -116,11 +130,11 @@ impl Admin {
             let name = guest.name();
             return match fate {
                 Fate::Ended => Ok(()),
-                Fate::Crashed(how) => Err(Failure::from(format!("{name} {how}"))),
+                Fate::Crashed(how) => Err(Failure::new("crashed", format!("{name} {how}"))),
                 Fate::NotRestarted(error) => {
-                    Err(Failure::from(format!("{name} cannot be started anew: {error}")))
+                    Err(Failure::new("not-restarted", format!("{name} cannot be started anew: {error}")))
                 }
-                Fate::Destroyed => Err(Failure::from(format!("{name} was destroyed"))),
+                Fate::Destroyed => Err(Failure::new("destroyed", format!("{name} was destroyed"))),
                 Fate::Restarted(next) => {
                     guest = next;
                     continue;

@@ -75,7 +75,7 @@ struct Turn {
 /// A guest's console.
 pub struct GuestConsole {
     domain: DomainId,
-    name: String,
+    name: RefCell<String>,
     line: RefCell<Option<Line>>,
     text: RefCell<Text>,
     /// Rung when something was printed, or the console was closed.
@@ -99,7 +99,7 @@ impl GuestConsole {
     fn new(domain: DomainId, name: &str, line: Option<Line>) -> Self {
         Self {
             domain,
-            name: name.to_owned(),
+            name: RefCell::new(name.to_owned()),
             line: RefCell::new(line),
             text: RefCell::default(),
             printed: Notify::new(),
@@ -108,8 +108,13 @@ impl GuestConsole {
     }
 
     /// The guest's name.
-    pub fn name(&self) -> &str {
-        &self.name
+    pub fn name(&self) -> String {
+        self.name.borrow().clone()
+    }
+
+    /// Notes that the guest is called otherwise.
+    pub fn rename(&self, name: &str) {
+        *self.name.borrow_mut() = name.to_owned();
     }
 
     /// The guest's number.

@@ -135,7 +135,7 @@ impl Interface for FakeInterface {
 
     fn ask_for_interrupts(&mut self, received: u16, sent: bool) -> bool {
         self.0.wants_sent_interrupt.set(sent);
-        self.0.incoming.borrow().len() >= received.into() || (sent && !self.0.done.borrow().is_empty())
+        self.0.incoming.borrow().len() >= usize::from(received) || (sent && !self.0.done.borrow().is_empty())
     }
 }
 

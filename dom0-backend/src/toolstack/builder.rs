@@ -14,6 +14,7 @@ use core::mem::{offset_of, size_of};
 
 use domain_image::{DomainMemory, Entry, Image, Layout, Plan, StartInfoFields};
 use hypercall_abi::arch_x86::*;
+use hypercall_abi::domctl::XEN_DOMINF_DYING;
 use hypercall_abi::grant_table::{
     GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_PERMIT_ACCESS, GrantEntryV1,
 };
@@ -25,7 +26,8 @@ use pv_runtime::memory::SharedMemory;
 
 use super::control;
 use super::destruction::take_apart;
-use super::error::CreateError;
+use super::error::{CreateError, Shortage};
+use super::faults::Faults;
 use super::handle::Handle;
 use super::memory::NewMemory;
 
@@ -56,8 +58,12 @@ pub struct Parts<'a> {
     pub memory: u64,
     /// Its virtual CPUs; it starts the first and brings up the others itself.
     pub vcpus: u32,
+    /// The memory in MiB up to which it may grow.
+    pub most_memory: u64,
     /// Its handle.
     pub handle: Handle,
+    /// A step that is to fail.
+    pub faults: &'a Faults,
 }
 
 /// A built domain, still paused.
@@ -77,26 +83,37 @@ pub struct BuiltDomain {
 ///
 /// [`CreateError`]; nothing is left of the domain then.
 pub async fn build(parts: &Parts<'_>) -> Result<BuiltDomain, CreateError> {
-    let kernel = unpack(parts.kernel)
-        .await
-        .map_err(|error| CreateError::Packed { file: parts.kernel_name.into(), error })?;
-    let image = Image::parse(&kernel)
-        .map_err(|error| CreateError::Image { file: parts.kernel_name.into(), error })?;
-    let pages = parts.memory * PAGES_PER_MIB;
-    let plan = Plan { pages, module: parts.module.len() as u64, has_store_and_console: true };
-    let layout = Layout::plan(&image, &plan)?;
+    let kernel = unpack(parts).await?;
+    let (image, layout) = plan(&kernel, parts)?;
     check_free_memory(parts.memory)?;
-    let domain = control::create_domain(parts.handle.0, parts.vcpus)
-        .map_err(CreateError::in_step("create a domain"))?;
-    let built = furnish(domain, &image, &layout, pages, parts).await;
+    let create = || control::create_domain(parts.handle.0, parts.vcpus);
+    let domain = parts.faults.step("create a domain", create)?;
+    let built = furnish(domain, &image, &layout, parts.memory * PAGES_PER_MIB, parts).await;
     if built.is_err() {
         take_apart(domain).await;
     }
     built
 }
 
+/// Finds out whether a domain could be built by now.
+///
+/// # Errors
+///
+/// As [`build`], as far as it can be known beforehand.
+pub async fn try_out(parts: &Parts<'_>) -> Result<(), CreateError> {
+    let kernel = unpack(parts).await?;
+    plan(&kernel, parts)?;
+    check_free_memory(parts.memory)
+}
+
+/// A kernel as an ELF file.
+async fn unpack<'a>(parts: &Parts<'a>) -> Result<Cow<'a, [u8]>, CreateError> {
+    let kernel = unpack_file(parts.kernel).await;
+    kernel.map_err(|error| CreateError::Packed { file: parts.kernel_name.into(), error })
+}
+
 /// Unpacks a kernel, and lets other tasks run meanwhile.
-async fn unpack(file: &[u8]) -> Result<Cow<'_, [u8]>, KernelFileError> {
+async fn unpack_file(file: &[u8]) -> Result<Cow<'_, [u8]>, KernelFileError> {
     match KernelFile::open(file)? {
         KernelFile::Plain(content) => Ok(Cow::Borrowed(content)),
         KernelFile::Packed(mut unpacking) => {
@@ -108,11 +125,31 @@ async fn unpack(file: &[u8]) -> Result<Cow<'_, [u8]>, KernelFileError> {
     }
 }
 
+fn plan<'a>(kernel: &'a [u8], parts: &Parts<'_>) -> Result<(Image<'a>, Layout), CreateError> {
+    let image =
+        Image::parse(kernel).map_err(|error| CreateError::Image { file: parts.kernel_name.into(), error })?;
+    let pages = parts.memory * PAGES_PER_MIB;
+    let plan = Plan { pages, module: parts.module.len() as u64, has_store_and_console: true };
+    let layout = Layout::plan(&image, &plan)?;
+    Ok((image, layout))
+}
+
 /// Says how much memory is missing before anything is made.
 fn check_free_memory(needed: u64) -> Result<(), CreateError> {
-    let machine = control::physical_info().map_err(CreateError::in_step("tell of the machine's memory"))?;
-    let free = machine.free_pages.saturating_sub(machine.outstanding_pages) / PAGES_PER_MIB;
-    if needed > free { Err(CreateError::Memory { needed, free }) } else { Ok(()) }
+    let shortage = memory_beside(needed).map_err(CreateError::in_step("tell of the machine's memory"))?;
+    if needed > shortage.free { Err(CreateError::Memory(shortage)) } else { Ok(()) }
+}
+
+/// Where the machine's memory is, when so many MiB are needed.
+fn memory_beside(needed: u64) -> Result<Shortage, Errno> {
+    let machine = control::physical_info()?;
+    let held = control::list_domains()?.into_iter().filter(|info| info.flags & XEN_DOMINF_DYING != 0);
+    Ok(Shortage {
+        needed,
+        free: machine.free_pages.saturating_sub(machine.outstanding_pages) / PAGES_PER_MIB,
+        claimed: machine.outstanding_pages / PAGES_PER_MIB,
+        held: held.map(|info| (info.domain, info.tot_pages.div_ceil(PAGES_PER_MIB))).collect(),
+    })
 }
 
 async fn furnish(
@@ -122,15 +159,19 @@ async fn furnish(
     pages: u64,
     parts: &Parts<'_>,
 ) -> Result<BuiltDomain, CreateError> {
-    control::create_vcpus(domain, parts.vcpus).map_err(CreateError::in_step("create its virtual CPUs"))?;
-    control::limit_memory(domain, parts.memory * 1024).map_err(CreateError::in_step("limit its memory"))?;
-    control::tell_memory(domain, parts.memory * 1024 + MEMORY_SLACK)
-        .map_err(CreateError::in_step("tell it of its memory"))?;
-    let mut memory =
-        NewMemory::populate(domain, pages).await.map_err(|errno| shortage(parts.memory, errno))?;
-    let open_port = || control::open_port_in(domain).map_err(CreateError::in_step("open a port"));
+    let faults = parts.faults;
+    faults.step("create its virtual CPUs", || control::create_vcpus(domain, parts.vcpus))?;
+    faults.step("limit its memory", || control::limit_memory(domain, parts.most_memory * 1024))?;
+    let told = parts.most_memory * 1024 + MEMORY_SLACK;
+    faults.step("tell it of its memory", || control::tell_memory(domain, told))?;
+    // From here on nobody else gets the memory that this guest is still to be given.
+    let claimed = faults.pass().and_then(|()| control::claim_memory(domain, pages));
+    claimed.map_err(|errno| shortage(parts.memory, errno))?;
+    let memory = NewMemory::populate(domain, pages, faults).await;
+    let mut memory = memory.map_err(|errno| shortage(parts.memory, errno))?;
+    let open_port = || faults.step("open a port", || control::open_port_in(domain));
     let (store_port, console_port) = (open_port()?, open_port()?);
-    let shared_info = control::domain_info(domain).map_err(CreateError::in_step("tell of the domain"))?;
+    let shared_info = faults.step("tell of the domain", || control::domain_info(domain))?;
     let shared_info = MachineFrame(shared_info.shared_info_frame);
     let fields = StartInfoFields {
         pages,
@@ -140,27 +181,25 @@ async fn furnish(
         command_line: parts.command_line,
         module_size: parts.module.len() as u64,
     };
-    let entry = domain_image::build(image, layout, parts.module, &fields, &mut memory)
-        .map_err(CreateError::in_step("map its memory"))?;
-    mask_events(&memory, shared_info).map_err(CreateError::in_step("map its shared page"))?;
+    let build = || domain_image::build(image, layout, parts.module, &fields, &mut memory);
+    let entry = faults.step("map its memory", build)?;
+    faults.step("map its shared page", || mask_events(&memory, shared_info))?;
     let frame_of = |place: Option<u64>| memory.machine_frame(PseudoPhysicalFrame(place.unwrap_or_default()));
     let (store, console) = (frame_of(layout.store), frame_of(layout.console));
-    grant_rings(&memory, domain, store, console).map_err(CreateError::in_step("map its grant table"))?;
+    faults.step("map its grant table", || grant_rings(&memory, domain, store, console))?;
     memory.close();
     if let Some(page) = image.hypercall_page {
         let frame = memory.machine_frame(PseudoPhysicalFrame((page - image.virt_base) / PAGE_SIZE as u64));
-        control::fill_hypercall_page(domain, frame)
-            .map_err(CreateError::in_step("fill its hypercall page"))?;
+        faults.step("fill its hypercall page", || control::fill_hypercall_page(domain, frame))?;
     }
-    begin(domain, &entry)?;
+    begin(domain, &entry, faults)?;
     Ok(BuiltDomain { domain, store: (store, store_port), console: (console, console_port) })
 }
 
 /// Memory that was free a moment ago, or only in the hypervisor's books, may not be had after all.
 fn shortage(needed: u64, errno: Errno) -> CreateError {
-    let free = control::physical_info().map(|machine| machine.free_pages / PAGES_PER_MIB);
-    match (errno, free) {
-        (Errno::ENOMEM, Ok(free)) => CreateError::Memory { needed, free },
+    match (errno, memory_beside(needed)) {
+        (Errno::ENOMEM, Ok(shortage)) => CreateError::Memory(shortage),
         _ => CreateError::Refused { step: "give it memory", errno },
     }
 }
@@ -197,8 +236,8 @@ fn grant_rings(
 }
 
 /// Has the page tables checked, and sets the first registers.
-fn begin(domain: DomainId, entry: &Entry) -> Result<(), CreateError> {
-    control::pin_root(domain, entry.root).map_err(CreateError::in_step("pin its page tables"))?;
+fn begin(domain: DomainId, entry: &Entry, faults: &Faults) -> Result<(), CreateError> {
+    faults.step("pin its page tables", || control::pin_root(domain, entry.root))?;
     let mut context = control::empty_context();
     context.flags = VGCF_IN_KERNEL | VGCF_ONLINE;
     context.fpu_ctxt[FPU_CONTROL_OFFSET..][..size_of::<u16>()].copy_from_slice(&FPU_CONTROL.to_le_bytes());
@@ -212,5 +251,5 @@ fn begin(domain: DomainId, entry: &Entry) -> Result<(), CreateError> {
     context.kernel_ss = u64::from(FLAT_KERNEL_SS);
     context.kernel_sp = entry.stack;
     context.ctrlreg[3] = xen_pfn_to_cr3(entry.root.0);
-    control::set_context(domain, VcpuId(0), &context).map_err(CreateError::in_step("set its registers"))
+    faults.step("set its registers", || control::set_context(domain, VcpuId(0), &context))
 }

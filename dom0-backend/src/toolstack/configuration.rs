@@ -13,13 +13,18 @@ use core::str::FromStr;
 use hypercall_abi::xen::XEN_LEGACY_MAX_VCPUS;
 
 use super::disk::{DiskError, GuestDisk};
-use super::nic::{GuestNic, NicError};
+use super::handle::Handle;
+use super::nic::{GuestNic, MacAddress, NicError};
 use crate::archive;
 
 /// The longest name of a guest.
 const NAME_LENGTH: usize = 64;
 /// Memory of a guest for which nothing is said, in MiB.
 pub const DEFAULT_MEMORY: u64 = 64;
+/// A guest's share of the processors for which nothing is said.
+pub const DEFAULT_WEIGHT: u32 = 256;
+/// The largest share.
+const LARGEST_WEIGHT: u32 = 65535;
 /// Most memory of a guest, in MiB: what its first page tables can describe.
 const MEMORY_LIMIT: u64 = 64 * 1024;
 /// Most virtual CPUs of a guest: those with a place in its shared page.
@@ -64,6 +69,12 @@ pub struct GuestConfiguration {
     pub memory: u64,
     /// Its virtual CPUs, from 1 to 32.
     pub vcpus: u32,
+    /// The memory in MiB up to which it may grow, if it is more than it starts with.
+    pub most_memory: Option<u64>,
+    /// Its share of the processors, as against others: [`DEFAULT_WEIGHT`] unless said.
+    pub weight: u32,
+    /// Its handle, if it was said.
+    pub handle: Option<Handle>,
     /// Its command line.
     pub command_line: String,
     /// Its disks.
@@ -102,6 +113,17 @@ pub enum SettingError {
     Nic(NicError),
     /// Two disks have the same name.
     SameDisk(String),
+    /// Two disks, by their names, are the same sectors, and one of them may be written.
+    SameSectors(String, String),
+    /// Two network interfaces have the same address.
+    SameAddress(MacAddress),
+    /// The guest may grow up to less than it starts with.
+    LessThanAtFirst {
+        /// What it starts with, in MiB.
+        memory: u64,
+        /// Up to what it may grow, in MiB.
+        most: u64,
+    },
 }
 
 impl fmt::Display for SettingError {
@@ -118,6 +140,13 @@ impl fmt::Display for SettingError {
             Self::Disk(error) => error.fmt(formatter),
             Self::Nic(error) => error.fmt(formatter),
             Self::SameDisk(name) => write!(formatter, "two disks are called {name}"),
+            Self::SameSectors(one, other) => {
+                write!(formatter, "{one} and {other} are the same sectors, and one may be written")
+            }
+            Self::SameAddress(address) => write!(formatter, "two interfaces have the address {address}"),
+            Self::LessThanAtFirst { memory, most } => {
+                write!(formatter, "maxmem={most} is less than memory={memory}")
+            }
         }
     }
 }
@@ -152,6 +181,9 @@ impl GuestConfiguration {
             ramdisk: None,
             memory: DEFAULT_MEMORY,
             vcpus: 1,
+            most_memory: None,
+            weight: DEFAULT_WEIGHT,
+            handle: None,
             command_line: String::new(),
             disks: Vec::new(),
             nics: Vec::new(),
@@ -183,15 +215,48 @@ impl GuestConfiguration {
     pub fn parse<'a>(name: &str, words: impl IntoIterator<Item = &'a str>) -> Result<Self, SettingError> {
         let mut configuration = Self::new(name)?;
         words.into_iter().try_for_each(|word| configuration.set(word))?;
+        configuration.check()?;
         Ok(configuration)
     }
 
+    /// Makes sure that what was said goes together.
+    ///
+    /// # Errors
+    ///
+    /// The first two things that do not.
+    pub(super) fn check(&self) -> Result<(), SettingError> {
+        if let Some(most) = self.most_memory.filter(|most| *most < self.memory) {
+            return Err(SettingError::LessThanAtFirst { memory: self.memory, most });
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            let same =
+                |other: &&GuestDisk| disk.conflicts_with(other) && !(disk.is_shared || other.is_shared);
+            if let Some(other) = self.disks[..index].iter().find(same) {
+                return Err(SettingError::SameSectors(other.name.clone(), disk.name.clone()));
+            }
+        }
+        for (index, address) in self.addresses().enumerate() {
+            if self.addresses().take(index).any(|other| other == address) {
+                return Err(SettingError::SameAddress(address));
+            }
+        }
+        Ok(())
+    }
+
+    /// The addresses of its network interfaces.
+    pub fn addresses(&self) -> impl Iterator<Item = MacAddress> {
+        self.nics.iter().enumerate().map(|(index, nic)| nic.address(&self.name, index))
+    }
+
     /// Changes what one word says.
-    fn set(&mut self, word: &str) -> Result<(), SettingError> {
+    pub(super) fn set(&mut self, word: &str) -> Result<(), SettingError> {
         match word.split_once('=') {
             Some(("kernel", file)) => self.kernel = file_name("kernel", file)?,
             Some(("ramdisk", file)) => self.ramdisk = Some(file_name("ramdisk", file)?),
-            Some(("memory", size)) => self.memory = memory(size)?,
+            Some(("memory", size)) => self.memory = memory("memory", size)?,
+            Some(("maxmem", size)) => self.most_memory = Some(memory("maxmem", size)?),
+            Some(("cpu_weight", share)) => self.weight = weight(share)?,
+            Some(("uuid", handle)) => self.handle = Some(uuid(handle)?),
             Some(("vcpus", count)) => self.vcpus = vcpus(count)?,
             Some(("cmdline" | "extra", line)) => self.command_line = command_line(line)?,
             Some(("disk", disk)) => self.add_disk(disk)?,
@@ -241,9 +306,18 @@ fn file_name(setting: &'static str, value: &str) -> Result<String, SettingError>
 }
 
 /// A number of MiB.
-fn memory(value: &str) -> Result<u64, SettingError> {
+fn memory(setting: &'static str, value: &str) -> Result<u64, SettingError> {
     let size = value.parse().ok().filter(|size| (1..=MEMORY_LIMIT).contains(size));
-    size.ok_or_else(|| wrong("memory", value, "a number of MiB from 1 to 65536"))
+    size.ok_or_else(|| wrong(setting, value, "a number of MiB from 1 to 65536"))
+}
+
+fn weight(value: &str) -> Result<u32, SettingError> {
+    let share = value.parse().ok().filter(|share| (1..=LARGEST_WEIGHT).contains(share));
+    share.ok_or_else(|| wrong("cpu_weight", value, "a number from 1 to 65535"))
+}
+
+fn uuid(value: &str) -> Result<Handle, SettingError> {
+    value.parse().map_err(|()| wrong("uuid", value, "32 hexadecimal digits in five groups"))
 }
 
 /// A number of virtual CPUs.

@@ -14,8 +14,8 @@ use hypercall_abi::domctl::*;
 use hypercall_abi::event_channel::EvtchnAllocUnbound;
 use hypercall_abi::grant_table::GnttabSetupTable;
 use hypercall_abi::memory::{
-    E820_RAM, E820Entry, ForeignMemoryMap, MemoryMap, MemoryReservation, XENMEM_POPULATE_PHYSMAP,
-    XENMEM_SET_MEMORY_MAP,
+    E820_RAM, E820Entry, ForeignMemoryMap, MemoryMap, MemoryReservation, XENMEM_CLAIM_PAGES,
+    XENMEM_POPULATE_PHYSMAP, XENMEM_SET_MEMORY_MAP,
 };
 use hypercall_abi::sysctl::*;
 use hypercall_abi::xen::{MMUEXT_PIN_L4_TABLE, MmuextOp};
@@ -164,6 +164,44 @@ pub fn domain_info(domain: DomainId) -> Result<DomctlGetdomaininfo, Errno> {
     if info.domain == domain { Ok(info) } else { Err(Errno::ESRCH) }
 }
 
+/// The state of a virtual CPU.
+///
+/// # Errors
+///
+/// `ESRCH` if there is none.
+pub fn vcpu_info(domain: DomainId, vcpu: VcpuId) -> Result<DomctlGetvcpuinfo, Errno> {
+    let wanted = DomctlGetvcpuinfo { vcpu, ..Default::default() };
+    let mut call = Domctl::new(XEN_DOMCTL_GETVCPUINFO, domain).with_payload(&wanted);
+    domctl(&mut call)?;
+    Ok(call.payload_as())
+}
+
+/// A domain's share of the processors, as against others'.
+///
+/// # Errors
+///
+/// `ESRCH`, `ENOSYS` from a hypervisor whose scheduler has no shares.
+pub fn weight(domain: DomainId) -> Result<u16, Errno> {
+    scheduling(domain, XEN_DOMCTL_SCHEDOP_GETINFO, 0).map(|answer| answer.weight)
+}
+
+/// Sets a domain's share of the processors.
+///
+/// # Errors
+///
+/// As for [`weight`], and `EINVAL` for none at all.
+pub fn set_weight(domain: DomainId, weight: u16) -> Result<(), Errno> {
+    scheduling(domain, XEN_DOMCTL_SCHEDOP_PUTINFO, weight).map(drop)
+}
+
+fn scheduling(domain: DomainId, cmd: u32, weight: u16) -> Result<DomctlSchedCredit2, Errno> {
+    let credit2 = DomctlSchedCredit2 { weight, cap: 0 };
+    let request = DomctlSchedulerOp { sched_id: XEN_SCHEDULER_CREDIT2, cmd, credit2, ..Default::default() };
+    let mut call = Domctl::new(XEN_DOMCTL_SCHEDULER_OP, domain).with_payload(&request);
+    domctl(&mut call)?;
+    Ok(call.payload_as::<DomctlSchedulerOp>().credit2)
+}
+
 /// The state of every domain, in the order of their numbers.
 ///
 /// # Errors
@@ -200,6 +238,16 @@ pub fn physical_info() -> Result<SysctlPhysinfo, Errno> {
     let mut call = Sysctl::new(XEN_SYSCTL_PHYSINFO);
     sysctl(&mut call)?;
     Ok(call.payload_as())
+}
+
+/// Empties the hypervisor's log.
+///
+/// # Errors
+///
+/// What the hypervisor answers.
+pub fn clear_log() -> Result<(), Errno> {
+    let request = SysctlReadconsole { clear: 1, ..Default::default() };
+    sysctl(&mut Sysctl::new(XEN_SYSCTL_READCONSOLE).with_payload(&request))
 }
 
 /// The hypervisor's log.
@@ -328,6 +376,17 @@ pub fn populate(
     let count = unsafe { hypercall::memory_op(XENMEM_POPULATE_PHYSMAP, &mut request)? };
     frames.truncate(usize::try_from(count).unwrap_or(usize::MAX));
     Ok(frames)
+}
+
+/// Sets memory aside until a domain has `pages` frames.
+///
+/// # Errors
+///
+/// `ENOMEM` if there is not so much, `EINVAL` if it is more than the domain may have.
+pub fn claim_memory(domain: DomainId, pages: u64) -> Result<(), Errno> {
+    let mut claim = MemoryReservation { nr_extents: pages, domid: domain, ..Default::default() };
+    // SAFETY: the call names no memory at all; it changes how much others may take.
+    unsafe { hypercall::memory_op(XENMEM_CLAIM_PAGES, &mut claim) }.map(drop)
 }
 
 /// Has the hypervisor check the page tables of a domain under construction, from the fourth-level table down.

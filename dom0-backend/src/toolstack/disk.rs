@@ -1,9 +1,12 @@
 //! A guest's disk as its configuration says: what is behind it, what the guest calls it, whether it may write.
 //!
 //! Written as `target,name,access`, the last two optional: `disk0`, `disk0,xvda,w`, `disk0@64M,xvdb,r`,
-//! `disk0@64M+32M`. A target is a disk of the machine, or the part of it from an offset on, with or without a
-//! size. An exclamation mark behind the access allows what otherwise is refused: that several guests have the same
-//! sectors, and one of them writes.
+//! `disk0@64M+32M`. A target is a disk of the machine, a partition (`disk0p1`), or the part of a disk from an offset
+//! on, with or without a size. An exclamation mark behind the access allows what otherwise is refused: that several
+//! guests have the same sectors, and one of them writes.
+//!
+//! `xl`'s ways to write the same are understood too: `phy:/dev/disk0,xvda,w`, with a format (`disk0,raw,xvda,rw`),
+//! and by names (`format=raw, vdev=xvda, access=rw, target=/dev/disk0`).
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -49,8 +52,10 @@ pub enum DiskError {
     Name(String),
     /// Neither `r` nor `w`, with or without `!`.
     Access(String),
-    /// More than three parts.
+    /// More parts than a disk has.
     TooMuch(String),
+    /// Something that `xl` knows of disks and Weir does not have.
+    Unsupported(String),
 }
 
 impl fmt::Display for DiskError {
@@ -63,6 +68,7 @@ impl fmt::Display for DiskError {
             Self::Name(name) => write!(formatter, "{name:?} is no name for a guest's disk: xvda to xvdp"),
             Self::Access(access) => write!(formatter, "{access:?} is no access to a disk: r, w, r! or w!"),
             Self::TooMuch(text) => write!(formatter, "disk={text}: TARGET,NAME,ACCESS is expected"),
+            Self::Unsupported(part) => write!(formatter, "disk: {part:?} is not there yet"),
         }
     }
 }
@@ -110,7 +116,7 @@ impl Target {
     }
 
     /// Whether some sector belongs to both.
-    fn overlaps(&self, other: &Self) -> bool {
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
         let end = |target: &Self| {
             target.sectors.map_or(u64::MAX, |count| target.first_sector.saturating_add(count))
         };
@@ -118,27 +124,86 @@ impl Target {
     }
 }
 
+/// The parts of a disk's setting, as they are written.
+#[derive(Default)]
+struct Parts<'a> {
+    target: &'a str,
+    name: &'a str,
+    access: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    /// By place or by name, or first by place and then by name.
+    fn of(text: &'a str) -> Result<Self, DiskError> {
+        let mut parts = Self::default();
+        let mut places = 0;
+        let mut rest = Some(text);
+        while let Some(left) = rest {
+            let (part, behind) = left.split_once(',').map_or((left, None), |(part, rest)| (part, Some(rest)));
+            rest = behind;
+            match part.trim().split_once('=') {
+                // It is the last in any case: its value may have commas in it.
+                Some(("target", _)) => {
+                    parts.target = left.trim_start().strip_prefix("target=").unwrap_or(left);
+                    break;
+                }
+                Some((key, value)) => parts.name_part(key, value, part)?,
+                None if places > 0 && FORMATS.contains(&part.trim()) => check_format(part.trim())?,
+                None => {
+                    places += 1;
+                    parts.place_part(places, part.trim(), text)?;
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    fn name_part(&mut self, key: &str, value: &'a str, part: &str) -> Result<(), DiskError> {
+        match (key, value) {
+            ("vdev", name) => self.name = name,
+            ("access", access) => self.access = Some(access),
+            ("format", format) => check_format(format)?,
+            ("devtype", "disk") | ("backendtype", "phy") => {}
+            _ => return Err(DiskError::Unsupported(part.trim().to_owned())),
+        }
+        Ok(())
+    }
+
+    fn place_part(&mut self, place: u32, part: &'a str, text: &str) -> Result<(), DiskError> {
+        match place {
+            1 => self.target = part,
+            2 => self.name = part,
+            3 => self.access = Some(part),
+            _ => return Err(DiskError::TooMuch(text.to_owned())),
+        }
+        Ok(())
+    }
+}
+
+/// What `xl` knows of how a disk is kept.
+const FORMATS: [&str; 6] = ["raw", "qcow", "qcow2", "vhd", "qed", "cdrom"];
+
+fn check_format(format: &str) -> Result<(), DiskError> {
+    if format == "raw" { Ok(()) } else { Err(DiskError::Unsupported(format.to_owned())) }
+}
+
 impl FromStr for GuestDisk {
     type Err = DiskError;
 
     fn from_str(text: &str) -> Result<Self, DiskError> {
-        let mut parts = text.split(',');
-        let target = parts.next().unwrap_or_default().parse()?;
-        let name = parts.next().unwrap_or_default();
+        let parts = Parts::of(text)?;
+        let target = parts.target.parse()?;
+        let name = parts.name;
         if !name.is_empty() && index_of(name).is_none() {
             return Err(DiskError::Name(name.to_owned()));
         }
-        let access = parts.next().unwrap_or("w");
+        let access = parts.access.unwrap_or("w");
         let is_writable = match access.trim_end_matches('!') {
             "w" | "rw" => true,
             "r" | "ro" => false,
             _ => return Err(DiskError::Access(access.to_owned())),
         };
-        let is_shared = access.ends_with('!');
-        if parts.next().is_some() {
-            return Err(DiskError::TooMuch(text.to_owned()));
-        }
-        Ok(Self { target, name: name.to_owned(), is_writable, is_shared })
+        Ok(Self { target, name: name.to_owned(), is_writable, is_shared: access.ends_with('!') })
     }
 }
 
@@ -146,7 +211,9 @@ impl FromStr for Target {
     type Err = DiskError;
 
     fn from_str(text: &str) -> Result<Self, DiskError> {
-        parse_target(text).ok_or_else(|| DiskError::Target(text.to_owned()))
+        let path = text.strip_prefix("phy:").unwrap_or(text);
+        let path = path.strip_prefix("/dev/").unwrap_or(path);
+        parse_target(path).ok_or_else(|| DiskError::Target(text.to_owned()))
     }
 }
 
@@ -249,6 +316,35 @@ mod tests {
         assert!("disk0,sda".parse::<GuestDisk>().is_err());
         assert!("disk0,xvda,x".parse::<GuestDisk>().is_err());
         assert!("disk0,xvda,r,more".parse::<GuestDisk>().is_err());
+    }
+
+    #[test]
+    fn xls_ways_to_write_a_disk_are_understood() {
+        let plain: GuestDisk = "disk0,xvda,w".parse().unwrap();
+        for text in [
+            "phy:/dev/disk0,xvda,w",
+            "phy:disk0,xvda,rw",
+            "/dev/disk0,raw,xvda,rw",
+            "disk0, raw, xvda, w",
+            "format=raw, vdev=xvda, access=rw, target=/dev/disk0",
+            "disk0,vdev=xvda",
+            "disk0,format=raw,xvda",
+            "devtype=disk,vdev=xvda,target=disk0",
+        ] {
+            assert_eq!(text.parse::<GuestDisk>().as_ref(), Ok(&plain), "{text}");
+        }
+        for (text, message) in [
+            ("disk0,qcow2,xvda", "disk: \"qcow2\" is not there yet"),
+            ("disk0,xvda,devtype=cdrom", "disk: \"devtype=cdrom\" is not there yet"),
+            ("script=iscsi,target=x", "disk: \"script=iscsi\" is not there yet"),
+            ("disk0,hda,w", "\"hda\" is no name for a guest's disk: xvda to xvdp"),
+            (
+                "vdev=xvda",
+                "disk=: NAME, NAME@OFFSET or NAME@OFFSET+SIZE in whole sectors (such as disk0@64M) is expected",
+            ),
+        ] {
+            assert_eq!(text.parse::<GuestDisk>().unwrap_err().to_string(), message);
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! A guest as the toolstack knows it.
 
 use alloc::rc::Rc;
-use core::cell::Cell;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
 use core::time::Duration;
 
 use hypercall_abi::DomainId;
@@ -44,6 +46,8 @@ pub enum Fate {
 pub struct Guest {
     /// Its number.
     pub domain: DomainId,
+    /// What it is called, which may change.
+    pub name: RefCell<String>,
     /// Its handle.
     pub handle: Handle,
     /// What it is to be like.
@@ -60,7 +64,18 @@ pub struct Guest {
 
 impl Guest {
     /// Its name.
-    pub fn name(&self) -> &str {
-        &self.configuration.name
+    pub fn name(&self) -> String {
+        self.name.borrow().clone()
+    }
+
+    /// What it is to be like when it is made anew: called as it is called by now, and with the addresses that it has.
+    pub fn next_configuration(&self) -> GuestConfiguration {
+        let mut next = self.configuration.clone();
+        let addresses: Vec<_> = self.configuration.addresses().collect();
+        for (nic, address) in next.nics.iter_mut().zip(addresses) {
+            nic.mac = Some(address);
+        }
+        next.name = self.name();
+        next
     }
 }

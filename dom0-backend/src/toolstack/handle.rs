@@ -1,6 +1,7 @@
 //! A guest's handle: the number by which it is known across restarts, written as a UUID.
 
 use core::fmt;
+use core::str::FromStr;
 
 use pv_runtime::time;
 
@@ -38,6 +39,27 @@ const fn scramble(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
+impl FromStr for Handle {
+    type Err = ();
+
+    /// As it is written: `8-4-4-4-12` hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let groups = text.split('-').map(str::len);
+        if !groups.eq([8, 4, 4, 4, 12]) || !text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
+        {
+            return Err(());
+        }
+        let mut digits = text.bytes().filter(|byte| *byte != b'-');
+        let mut bytes = [0; 16];
+        for byte in &mut bytes {
+            let pair = [digits.next().ok_or(())?, digits.next().ok_or(())?];
+            let pair = core::str::from_utf8(&pair).map_err(drop)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(drop)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
 impl fmt::Display for Handle {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, byte) in self.0.iter().enumerate() {
@@ -57,6 +79,15 @@ mod tests {
     fn it_is_written_as_a_uuid() {
         let handle = Handle(core::array::from_fn(|index| index as u8));
         assert_eq!(handle.to_string(), "00010203-0405-0607-0809-0a0b0c0d0e0f");
+        assert_eq!(handle.to_string().parse(), Ok(handle));
+        for text in [
+            "",
+            "00010203040506070809",
+            "0001020-30405-0607-0809-0a0b0c0d0e0f",
+            "g0010203-0405-0607-0809-0a0b0c0d0e0f",
+        ] {
+            assert_eq!(text.parse::<Handle>(), Err(()), "{text}");
+        }
     }
 
     #[test]

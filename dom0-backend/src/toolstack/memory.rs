@@ -12,6 +12,7 @@ use pv_runtime::executor::yield_now;
 use pv_runtime::memory::{Mapping, Protection, SharedMemory, map_machine_frames};
 
 use super::control;
+use super::faults::Faults;
 
 /// Frames that are mapped at a time.
 const WINDOW: u64 = 256;
@@ -22,22 +23,23 @@ const RUNS_AT_ONCE: u64 = 8;
 const FRAMES_AT_ONCE: u64 = 4096;
 
 /// All frames of a domain that is being built.
-pub struct NewMemory {
+pub struct NewMemory<'a> {
     domain: DomainId,
     frames: Vec<MachineFrame>,
     window: Option<(u64, Mapping)>,
+    faults: &'a Faults,
 }
 
-impl NewMemory {
+impl<'a> NewMemory<'a> {
     /// Gives a domain `pages` frames.
     ///
     /// # Errors
     ///
     /// `ENOMEM` if there are not so many; those that there were are the domain's.
-    pub async fn populate(domain: DomainId, pages: u64) -> Result<Self, Errno> {
+    pub async fn populate(domain: DomainId, pages: u64, faults: &'a Faults) -> Result<Self, Errno> {
         let mut frames = Vec::new();
         frames.try_reserve_exact(pages as usize).map_err(|_| Errno::ENOMEM)?;
-        let mut memory = Self { domain, frames, window: None };
+        let mut memory = Self { domain, frames, window: None, faults };
         memory.take_runs(pages).await?;
         memory.take_singly(pages).await?;
         Ok(memory)
@@ -47,6 +49,7 @@ impl NewMemory {
     async fn take_runs(&mut self, pages: u64) -> Result<(), Errno> {
         loop {
             let wanted = ((pages - self.count()) >> RUN_ORDER).min(RUNS_AT_ONCE);
+            self.faults.pass()?;
             let got = control::populate(self.domain, self.count(), wanted as usize, RUN_ORDER)?;
             let is_short = got.len() < wanted as usize || wanted == 0;
             for first in got {
@@ -62,6 +65,7 @@ impl NewMemory {
     async fn take_singly(&mut self, pages: u64) -> Result<(), Errno> {
         while self.count() < pages {
             let wanted = (pages - self.count()).min(FRAMES_AT_ONCE);
+            self.faults.pass()?;
             let got = control::populate(self.domain, self.count(), wanted as usize, 0)?;
             let is_short = got.len() < wanted as usize;
             self.frames.extend(got);
@@ -98,6 +102,7 @@ impl NewMemory {
         let is_shown =
             self.window.as_ref().is_some_and(|(first, _)| (*first..*first + WINDOW).contains(&frame));
         if !is_shown {
+            self.faults.pass()?;
             // First the old one goes: there is room for one only.
             self.close();
             let start = usize::try_from(frame).map_err(|_| Errno::EINVAL)?;
@@ -110,7 +115,7 @@ impl NewMemory {
     }
 }
 
-impl DomainMemory for NewMemory {
+impl DomainMemory for NewMemory<'_> {
     type Error = Errno;
 
     fn machine_frame(&self, frame: PseudoPhysicalFrame) -> MachineFrame {

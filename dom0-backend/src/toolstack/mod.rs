@@ -11,12 +11,15 @@
 //! uses what is gone: first the back ends are told and waited for, then the rings of store and console are let
 //! go of, last the domain itself.
 
+mod adjust;
 mod builder;
 mod configuration;
 pub mod control;
 mod destruction;
 mod disk;
 mod error;
+pub mod faults;
+mod from_file;
 mod guest;
 mod handle;
 mod lifecycle;
@@ -25,11 +28,11 @@ mod nic;
 mod nodes;
 mod watch;
 
-use alloc::borrow::ToOwned;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::borrow::{Cow, ToOwned};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
@@ -38,15 +41,19 @@ use pv_runtime::executor::{Signal, wall_clock};
 use pv_runtime::xenbus::Store;
 
 use crate::archive::Archive;
-use crate::block::SECTOR_SIZE;
+use crate::block::{BlockDevice, DiskRange, Partition, SECTOR_SIZE};
 use crate::console::Consoles;
+use crate::file_system::{DiskSource, FileSystem, FileSystemError};
 use crate::store_service::StoreService;
 use builder::{BuiltDomain, Parts};
+use faults::Faults;
 use nodes::Built;
 
-pub use configuration::{DEFAULT_MEMORY, GuestConfiguration, Reaction, SettingError};
+pub use adjust::AdjustError;
+pub use configuration::{DEFAULT_MEMORY, DEFAULT_WEIGHT, GuestConfiguration, Reaction, SettingError};
 pub use disk::{DiskError, GuestDisk, Target};
-pub use error::CreateError;
+pub use error::{CreateError, Shortage};
+pub use from_file::{Described, FileError};
 pub use guest::{Fate, Guest, Stage};
 pub use handle::Handle;
 pub use lifecycle::ShutdownRequest;
@@ -60,6 +67,16 @@ pub struct MachineDisk {
     pub name: String,
     /// Its size in sectors of 512 bytes.
     pub sectors: u64,
+    /// Its partitions, as they were when the machine started.
+    pub partitions: Vec<Partition>,
+}
+
+impl MachineDisk {
+    /// Its name, and those of its partitions.
+    fn names(&self) -> Vec<String> {
+        let partitions = self.partitions.iter().map(|one| format!("{}p{}", self.name, one.number));
+        core::iter::once(self.name.clone()).chain(partitions).collect()
+    }
 }
 
 /// What the machine has for guests.
@@ -71,6 +88,21 @@ pub struct Inventory {
     pub has_switch: bool,
 }
 
+/// Where configuration files of guests lie that start by themselves.
+const AUTOMATIC: &str = "auto";
+/// What dom0 is called.
+const DOM0: &str = "Domain-0";
+
+fn is_automatic(name: &str) -> bool {
+    name.strip_prefix(AUTOMATIC).is_some_and(|rest| rest.starts_with('/') && rest.ends_with(".cfg"))
+}
+
+/// The file system on a disk of the machine that holds dom0's own files.
+struct Home {
+    target: Target,
+    files: Rc<FileSystem<DiskSource>>,
+}
+
 /// The toolstack.
 pub struct Toolstack {
     service: Rc<StoreService>,
@@ -78,13 +110,15 @@ pub struct Toolstack {
     consoles: Consoles,
     archive: Archive<'static>,
     inventory: Inventory,
+    home: RefCell<Option<Home>>,
     guests: RefCell<BTreeMap<DomainId, Rc<Guest>>>,
-    /// Names of guests that are being made.
-    in_making: RefCell<BTreeSet<String>>,
+    /// Guests that are being made, by name: what they are to be like, once that is checked.
+    in_making: RefCell<BTreeMap<String, Option<GuestConfiguration>>>,
     /// Guests made so far.
     made: Cell<u64>,
     /// No more guests are made.
     is_closing: Cell<bool>,
+    faults: Faults,
 }
 
 impl Toolstack {
@@ -97,10 +131,12 @@ impl Toolstack {
             consoles: Consoles::default(),
             archive,
             inventory,
+            home: RefCell::default(),
             guests: RefCell::default(),
             in_making: RefCell::default(),
             made: Cell::new(0),
             is_closing: Cell::new(false),
+            faults: Faults::default(),
         })
     }
 
@@ -128,6 +164,11 @@ impl Toolstack {
         &self.inventory
     }
 
+    /// Faults on purpose.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
     /// The boot archive.
     pub fn archive(&self) -> &Archive<'static> {
         &self.archive
@@ -151,14 +192,19 @@ impl Toolstack {
     ///
     /// [`CreateError`]; nothing is left of the guest then.
     pub async fn create(&self, configuration: &GuestConfiguration) -> Result<Rc<Guest>, CreateError> {
-        let _name = self.reserve(&configuration.name)?;
+        let reservation = self.reserve(&configuration.name)?;
         let configuration = self.without_missing_devices(configuration);
         self.check_disks(&configuration)?;
-        let handle = Handle::new(self.made.get());
+        self.check_addresses(&configuration)?;
+        reservation.hold(&configuration);
+        let handle = configuration.handle.unwrap_or_else(|| Handle::new(self.made.get()));
         self.made.set(self.made.get() + 1);
-        let built = builder::build(&self.parts(&configuration, handle)?).await?;
+        let files = self.files(&configuration).await?;
+        let built = builder::build(&files.parts(&configuration, handle, &self.faults)).await?;
+        drop(files);
         let guest = Rc::new(Guest {
             domain: built.domain,
+            name: RefCell::new(configuration.name.clone()),
             handle,
             configuration,
             made_at: pv_runtime::executor::now(),
@@ -178,7 +224,8 @@ impl Toolstack {
 
     /// Connects a built domain to console and store, and lets it run.
     fn introduce(&self, guest: &Guest, built: &BuiltDomain) -> Result<(), CreateError> {
-        let opened = self.consoles.open(guest.domain, guest.name(), built.console.1);
+        self.faults.step("connect its console", || Ok(()))?;
+        let opened = self.consoles.open(guest.domain, &guest.name(), built.console.1);
         opened.map_err(|error| {
             log::error!("{}: {error}", guest.name());
             CreateError::Refused { step: "connect its console", errno: Errno::EIO }
@@ -192,19 +239,31 @@ impl Toolstack {
             start_time: wall_clock().as_secs(),
         };
         let (frame, port) = built.store;
-        self.service.with(|server| {
-            server.transaction(|all| nodes::write(all, &said))?;
-            server.introduce(guest.domain, frame, port)
-        })?;
+        self.faults.step("write its nodes", || Ok(()))?;
+        self.service.with(|server| server.transaction(|all| nodes::write(all, &said)))?;
+        self.faults.step("introduce it to the store", || Ok(()))?;
+        self.service.with(|server| server.introduce(guest.domain, frame, port))?;
         if !self.service.with(|server| server.is_introduced(guest.domain)) {
             return Err(CreateError::NotIntroduced);
         }
+        self.share_out(guest)?;
         if !guest.configuration.starts_paused {
-            control::unpause_domain(guest.domain).map_err(CreateError::in_step("start it"))?;
+            self.faults.step("start it", || control::unpause_domain(guest.domain))?;
             guest.is_paused.set(false);
         }
         log::info!("domain {} is {}: {} MiB", guest.domain, guest.name(), guest.configuration.memory);
         Ok(())
+    }
+
+    /// Gives a new guest its share of the processors, if it is not the usual one.
+    fn share_out(&self, guest: &Guest) -> Result<(), CreateError> {
+        let weight = guest.configuration.weight;
+        if weight == DEFAULT_WEIGHT {
+            return Ok(());
+        }
+        let weight = u16::try_from(weight).unwrap_or(u16::MAX);
+        control::set_weight(guest.domain, weight)
+            .map_err(CreateError::in_step("set its share of the processors"))
     }
 
     /// Keeps others from making a guest of the same name meanwhile.
@@ -212,47 +271,128 @@ impl Toolstack {
         if self.is_closing.get() {
             return Err(CreateError::Closing);
         }
-        let is_taken = name == "Domain-0" || self.guests.borrow().values().any(|guest| guest.name() == name);
-        if is_taken || !self.in_making.borrow_mut().insert(name.to_owned()) {
+        let is_taken = name == DOM0 || self.guests.borrow().values().any(|guest| guest.name() == name);
+        if is_taken || self.in_making.borrow().contains_key(name) {
             return Err(CreateError::Exists(name.to_owned()));
         }
+        self.in_making.borrow_mut().insert(name.to_owned(), None);
         Ok(Reservation { names: &self.in_making, name: name.to_owned() })
     }
 
-    fn parts<'a>(
-        &self,
-        configuration: &'a GuestConfiguration,
-        handle: Handle,
-    ) -> Result<Parts<'a>, CreateError> {
-        let module = configuration.ramdisk.as_deref().map(|name| self.file(name)).transpose()?;
-        Ok(Parts {
-            kernel_name: &configuration.kernel,
-            kernel: self.file(&configuration.kernel)?,
-            module: module.unwrap_or_default(),
-            command_line: &configuration.command_line,
-            memory: configuration.memory,
-            vcpus: configuration.vcpus,
-            handle,
+    /// Finds out whether a guest could be made by now, and makes none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create`], as far as it can be known beforehand.
+    pub async fn try_out(&self, configuration: &GuestConfiguration) -> Result<(), CreateError> {
+        let _name = self.reserve(&configuration.name)?;
+        let configuration = self.without_missing_devices(configuration);
+        self.check_disks(&configuration)?;
+        self.check_addresses(&configuration)?;
+        let files = self.files(&configuration).await?;
+        builder::try_out(&files.parts(&configuration, Handle::DOM0, &self.faults)).await
+    }
+
+    /// The files that a guest is made from.
+    async fn files(&self, configuration: &GuestConfiguration) -> Result<Files, CreateError> {
+        let module = match &configuration.ramdisk {
+            Some(name) => self.file(name).await?,
+            None => Cow::Borrowed(&[][..]),
+        };
+        Ok(Files { kernel: self.file(&configuration.kernel).await?, module })
+    }
+
+    /// Takes dom0's own files from a disk, too. From now on no guest gets these sectors to write.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such disk or partition, or no file system on it.
+    pub async fn open_home(&self, name: &str, device: Rc<dyn BlockDevice>) -> Result<(), FileSystemError> {
+        let wrong = |words: String| FileSystemError::Other(words);
+        let target: Target = name.parse().map_err(|error: DiskError| wrong(error.to_string()))?;
+        let target = self.resolve(&target).ok_or_else(|| wrong(format!("the machine has no {name}")))?;
+        let geometry = device.geometry();
+        let sectors = target.sectors.unwrap_or(geometry.sectors.saturating_sub(target.first_sector));
+        let part = DiskRange::new(device, target.first_sector, sectors).map_err(FileSystemError::Disk)?;
+        let files = Rc::new(FileSystem::open(DiskSource(Rc::new(part))).await?);
+        *self.home.borrow_mut() = Some(Home { target, files });
+        Ok(())
+    }
+
+    /// A file's content: of the boot archive, or else of dom0's own file system.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError::NoFile`], [`CreateError::File`].
+    pub async fn file(&self, name: &str) -> Result<Cow<'static, [u8]>, CreateError> {
+        if let Some(content) = self.archive.file(name) {
+            return Ok(Cow::Borrowed(content));
+        }
+        let files = self.home.borrow().as_ref().map(|home| Rc::clone(&home.files));
+        let read = match &files {
+            Some(files) => files.read(name).await,
+            None => Err(FileSystemError::NotFound),
+        };
+        read.map(Cow::Owned).map_err(|error| match error {
+            FileSystemError::NotFound => {
+                let known: Vec<_> = self.archive.names().collect();
+                let known = if known.is_empty() { "nothing".to_owned() } else { known.join(" ") };
+                CreateError::NoFile { name: name.to_owned(), known, has_disk: files.is_some() }
+            }
+            error => CreateError::File { name: name.to_owned(), error },
         })
     }
 
-    fn file(&self, name: &str) -> Result<&'static [u8], CreateError> {
-        self.archive.file(name).ok_or_else(|| {
-            let known: Vec<_> = self.archive.names().collect();
-            let known = if known.is_empty() { "nothing".to_owned() } else { known.join(" ") };
-            CreateError::NoFile { name: name.to_owned(), known }
+    /// The configuration files of guests that are to start by themselves, in the order of their names.
+    pub async fn automatic(&self) -> Vec<String> {
+        let in_archive = self.archive.names().filter(|name| is_automatic(name)).map(ToOwned::to_owned);
+        let mut names: Vec<_> = in_archive.collect();
+        let files = self.home.borrow().as_ref().map(|home| Rc::clone(&home.files));
+        if let Some(files) = files {
+            match files.list(AUTOMATIC).await {
+                Ok(found) => names.extend(found.iter().map(|name| format!("{AUTOMATIC}/{name}"))),
+                Err(FileSystemError::NotFound) => {}
+                Err(error) => log::error!("{AUTOMATIC}: {error}"),
+            }
+        }
+        names.retain(|name| is_automatic(name));
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// A target with its partition replaced by where that lies. `None` if the machine does not have it.
+    fn resolve(&self, target: &Target) -> Option<Target> {
+        let disks = &self.inventory.disks;
+        if disks.iter().any(|disk| disk.name == target.disk) {
+            return Some(target.clone());
+        }
+        let (disk, number) = target.disk.rsplit_once('p')?;
+        let disk = disks.iter().find(|known| known.name == disk)?;
+        let number: u32 = number.parse().ok()?;
+        let partition = disk.partitions.iter().find(|partition| partition.number == number)?;
+        let left = partition.sectors.checked_sub(target.first_sector)?;
+        let sectors = target.sectors.unwrap_or(left);
+        let first_sector = partition.first_sector + target.first_sector;
+        (sectors > 0 && sectors <= left).then(|| Target {
+            disk: disk.name.clone(),
+            first_sector,
+            sectors: Some(sectors),
         })
     }
 
     /// A guest starts without devices that the machine does not have.
     fn without_missing_devices(&self, configuration: &GuestConfiguration) -> GuestConfiguration {
         let mut possible = configuration.clone();
-        possible.disks.retain(|disk| {
-            let is_there = self.machine_disk(disk).is_some();
-            if !is_there {
-                pv_runtime::println!("{}", self.missing_disk(&configuration.name, disk));
+        possible.disks.retain_mut(|disk| match self.resolve(&disk.target) {
+            Some(target) => {
+                disk.target = target;
+                true
             }
-            is_there
+            None => {
+                pv_runtime::println!("{}", self.missing_disk(&configuration.name, disk));
+                false
+            }
         });
         if !self.inventory.has_switch && !possible.nics.is_empty() {
             pv_runtime::println!(
@@ -276,8 +416,36 @@ impl Toolstack {
                 let size = sectors.saturating_mul(u64::from(SECTOR_SIZE));
                 return Err(CreateError::NotOnDisk { target: disk.target.clone(), size });
             }
+            let home = self.home.borrow();
+            if disk.is_writable && home.as_ref().is_some_and(|home| home.target.overlaps(&disk.target)) {
+                return Err(CreateError::DiskIsOwn(disk.target.clone()));
+            }
             if let Some(guest) = self.user_of(disk) {
                 return Err(CreateError::DiskInUse { target: disk.target.clone(), guest });
+            }
+        }
+        Ok(())
+    }
+
+    /// What other guests are like: those that are there, and those that are being made.
+    fn others(&self) -> Vec<(String, GuestConfiguration)> {
+        let guests = self.guests.borrow();
+        let there = guests.values().map(|guest| (guest.name(), guest.next_configuration()));
+        let in_making = self.in_making.borrow();
+        let coming = in_making.iter().filter_map(|(name, known)| Some((name.clone(), known.clone()?)));
+        there.chain(coming).collect()
+    }
+
+    /// No interface of another guest has the same address, and no other guest the same handle.
+    fn check_addresses(&self, configuration: &GuestConfiguration) -> Result<(), CreateError> {
+        for (guest, other) in self.others() {
+            for address in configuration.addresses() {
+                if other.addresses().any(|known| known == address) {
+                    return Err(CreateError::AddressInUse { address, guest });
+                }
+            }
+            if configuration.handle.is_some() && other.handle == configuration.handle {
+                return Err(CreateError::HandleInUse(guest));
             }
         }
         Ok(())
@@ -288,16 +456,14 @@ impl Toolstack {
         if disk.is_shared {
             return None;
         }
-        let guests = self.guests.borrow();
-        let uses =
-            |guest: &&Rc<Guest>| guest.configuration.disks.iter().any(|used| disk.conflicts_with(used));
-        guests.values().find(uses).map(|guest| guest.name().to_owned())
+        let uses = |other: &GuestConfiguration| other.disks.iter().any(|used| disk.conflicts_with(used));
+        self.others().into_iter().find_map(|(guest, other)| uses(&other).then_some(guest))
     }
 
     fn missing_disk(&self, guest: &str, disk: &GuestDisk) -> String {
         let known = match self.inventory.disks.as_slice() {
             [] => "no disks".to_owned(),
-            disks => disks.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>().join(" "),
+            disks => disks.iter().flat_map(MachineDisk::names).collect::<Vec<_>>().join(" "),
         };
         let (wanted, name) = (&disk.target.disk, &disk.name);
         format!(
@@ -306,10 +472,44 @@ impl Toolstack {
     }
 }
 
+/// The files that a guest is made from.
+struct Files {
+    kernel: Cow<'static, [u8]>,
+    module: Cow<'static, [u8]>,
+}
+
+impl Files {
+    fn parts<'a>(
+        &'a self,
+        configuration: &'a GuestConfiguration,
+        handle: Handle,
+        faults: &'a Faults,
+    ) -> Parts<'a> {
+        Parts {
+            kernel_name: &configuration.kernel,
+            kernel: &self.kernel,
+            module: &self.module,
+            command_line: &configuration.command_line,
+            memory: configuration.memory,
+            vcpus: configuration.vcpus,
+            most_memory: configuration.most_memory.unwrap_or(configuration.memory),
+            handle,
+            faults,
+        }
+    }
+}
+
 /// A name that is not to be had by others.
 struct Reservation<'a> {
-    names: &'a RefCell<BTreeSet<String>>,
+    names: &'a RefCell<BTreeMap<String, Option<GuestConfiguration>>>,
     name: String,
+}
+
+impl Reservation<'_> {
+    /// Keeps others from what a checked configuration needs, too.
+    fn hold(&self, configuration: &GuestConfiguration) {
+        self.names.borrow_mut().insert(self.name.clone(), Some(configuration.clone()));
+    }
 }
 
 impl Drop for Reservation<'_> {
@@ -321,7 +521,6 @@ impl Drop for Reservation<'_> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use alloc::string::ToString;
     use pv_runtime::executor::testing;
 
     /// A toolstack without a hypervisor, and with one file that is no kernel.
@@ -370,8 +569,10 @@ pub(crate) mod tests {
             let configuration =
                 GuestConfiguration::parse("web", ["disk=disk0", "disk=disk7", "vif"]).unwrap();
             let possible = |disks: &[&str], has_switch| {
-                let disks =
-                    disks.iter().map(|name| MachineDisk { name: name.to_string(), sectors: 2048 }).collect();
+                let disks = disks
+                    .iter()
+                    .map(|name| MachineDisk { name: name.to_string(), sectors: 2048, partitions: Vec::new() })
+                    .collect();
                 let toolstack = toolstack(Inventory { disks, has_switch });
                 let possible = toolstack.without_missing_devices(&configuration);
                 (possible.disks.len(), possible.nics.len())
@@ -390,7 +591,8 @@ pub(crate) mod tests {
     #[test]
     fn disks_must_be_there_and_free() {
         testing::run(async {
-            let disks = Vec::from([MachineDisk { name: "disk0".into(), sectors: 2048 }]);
+            let disks =
+                Vec::from([MachineDisk { name: "disk0".into(), sectors: 2048, partitions: Vec::new() }]);
             let toolstack = toolstack(Inventory { disks, has_switch: true });
             let check = |word: &str| {
                 let checked = toolstack.check_disks(&GuestConfiguration::parse("web", [word]).unwrap());
@@ -403,6 +605,7 @@ pub(crate) mod tests {
             );
             let other = Guest {
                 domain: DomainId(3),
+                name: RefCell::new("other".into()),
                 handle: Handle::DOM0,
                 configuration: GuestConfiguration::parse("other", ["disk=disk0@512K"]).unwrap(),
                 made_at: core::time::Duration::ZERO,
@@ -415,6 +618,66 @@ pub(crate) mod tests {
             assert!(in_use.starts_with("disk0 is in use by other; "), "{in_use}");
             assert_eq!(check("disk=disk0,xvda,r!"), Ok(()));
             assert_eq!(check("disk=disk0@0+512K"), Ok(()));
+        });
+    }
+
+    #[test]
+    fn a_partition_is_a_part_of_its_disk() {
+        testing::run(async {
+            let partitions = Vec::from([Partition { number: 2, first_sector: 100, sectors: 50 }]);
+            let disks = Vec::from([MachineDisk { name: "disk0".into(), sectors: 2048, partitions }]);
+            let toolstack = toolstack(Inventory { disks, has_switch: true });
+            let resolve = |text: &str| {
+                let target: Target = text.parse().unwrap();
+                toolstack.resolve(&target).map(|target| (target.disk, target.first_sector, target.sectors))
+            };
+            let part = |first, count| Some(("disk0".into(), first, Some(count)));
+            assert_eq!(resolve("disk0p2"), part(100, 50));
+            assert_eq!(resolve("disk0p2@512"), part(101, 49));
+            assert_eq!(resolve("disk0p2@512+1K"), part(101, 2));
+            assert_eq!(resolve("disk0"), Some(("disk0".into(), 0, None)));
+            for text in ["disk0p1", "disk1p2", "disk0p2@25600", "disk0p2@512+25600", "disk0p", "other"] {
+                assert_eq!(resolve(text), None, "{text}");
+            }
+            let error = toolstack.missing_disk("web", &"disk9".parse().unwrap());
+            assert!(error.contains("(it has disk0 disk0p2)"), "{error}");
+        });
+    }
+
+    #[test]
+    fn guests_that_start_by_themselves_have_files_in_a_directory_of_their_own() {
+        assert!(is_automatic("auto/web.cfg"));
+        for name in ["web.cfg", "auto/web", "automatic/web.cfg", "auto.cfg"] {
+            assert!(!is_automatic(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_handles_are_nobody_elses() {
+        testing::run(async {
+            let toolstack = toolstack(Inventory { disks: Vec::new(), has_switch: true });
+            let words = ["vif=mac=00:16:3e:00:00:09", "uuid=11111111-2222-3333-4444-555555555555"];
+            let other = Guest {
+                domain: DomainId(3),
+                name: RefCell::new("other".into()),
+                handle: "11111111-2222-3333-4444-555555555555".parse().unwrap(),
+                configuration: GuestConfiguration::parse("other", words).unwrap(),
+                made_at: core::time::Duration::ZERO,
+                stage: Cell::new(Stage::Alive),
+                is_paused: Cell::new(false),
+                fate: Signal::new(),
+            };
+            toolstack.guests.borrow_mut().insert(other.domain, Rc::new(other));
+            let check = |word: &str| {
+                let configuration = GuestConfiguration::parse("web", [word]).unwrap();
+                toolstack.check_addresses(&configuration).map_err(|error| error.to_string())
+            };
+            assert_eq!(check("vif"), Ok(()));
+            assert_eq!(
+                check(words[0]),
+                Err("00:16:3e:00:00:09 is the address of an interface of other".into())
+            );
+            assert_eq!(check(words[1]), Err("the uuid is that of other".into()));
         });
     }
 

@@ -11,6 +11,27 @@ use core::str::FromStr;
 /// The first half of addresses that may be given to virtual interfaces without asking anybody.
 const VENDOR: [u8; 3] = [0x00, 0x16, 0x3e];
 
+/// What the one switch is called.
+pub const SWITCH: &str = "switch0";
+
+/// What else `xl` knows of interfaces.
+const NOT_YET: [&str; 14] = [
+    "backend",
+    "colo_checkpoint_host",
+    "devid",
+    "forwarddev",
+    "gatewaydev",
+    "ip",
+    "model",
+    "mtu",
+    "rate",
+    "script",
+    "trusted",
+    "type",
+    "vifname",
+    "vlan",
+];
+
 /// An address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MacAddress(pub [u8; 6]);
@@ -29,6 +50,10 @@ pub enum NicError {
     Mac(String),
     /// No setting is called so.
     Unknown(String),
+    /// There is one switch, and it is called otherwise.
+    NoBridge(String),
+    /// Something that `xl` knows of interfaces and Weir does not have.
+    Unsupported(String),
 }
 
 impl fmt::Display for NicError {
@@ -40,6 +65,11 @@ impl fmt::Display for NicError {
             Self::Unknown(text) => {
                 write!(formatter, "vif={text}: only mac=ADDRESS can be said of an interface")
             }
+            Self::NoBridge(name) => write!(
+                formatter,
+                "vif: there is no bridge {name:?}: the one there is is called {SWITCH}, and need not be named"
+            ),
+            Self::Unsupported(part) => write!(formatter, "vif: {part:?} is not there yet"),
         }
     }
 }
@@ -58,9 +88,14 @@ impl FromStr for GuestNic {
 
     fn from_str(text: &str) -> Result<Self, NicError> {
         let mut nic = Self::default();
-        for part in text.split(',').filter(|part| !part.is_empty()) {
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match part.split_once('=') {
                 Some(("mac", address)) => nic.mac = Some(address.parse()?),
+                Some(("bridge", SWITCH)) | Some(("type", "vif")) => {}
+                Some(("bridge", other)) => return Err(NicError::NoBridge(other.to_owned())),
+                Some((key, _)) if NOT_YET.contains(&key) => {
+                    return Err(NicError::Unsupported(part.to_owned()));
+                }
                 _ => return Err(NicError::Unknown(part.to_owned())),
             }
         }
@@ -148,6 +183,13 @@ mod tests {
     fn settings_are_taken_or_named() {
         assert_eq!("".parse(), Ok(GuestNic::default()));
         assert!("mac=00:16:3e:00:00:01".parse::<GuestNic>().unwrap().mac.is_some());
-        assert_eq!("bridge=x".parse::<GuestNic>(), Err(NicError::Unknown("bridge=x".into())));
+        assert!("mac=00:16:3e:00:00:01, bridge=switch0".parse::<GuestNic>().is_ok());
+        let message = |text: &str| text.parse::<GuestNic>().unwrap_err().to_string();
+        assert_eq!(message("colour=red"), "vif=colour=red: only mac=ADDRESS can be said of an interface");
+        assert_eq!(message("vlan=5"), "vif: \"vlan=5\" is not there yet");
+        assert_eq!(
+            message("bridge=xenbr0"),
+            "vif: there is no bridge \"xenbr0\": the one there is is called switch0, and need not be named"
+        );
     }
 }

@@ -15,7 +15,7 @@ use pv_runtime::xenbus::domain_path;
 use super::configuration::GuestConfiguration;
 use super::disk::GuestDisk;
 use super::handle::Handle;
-use super::nic::GuestNic;
+use super::nic::{GuestNic, SWITCH};
 use crate::store::{Error, Grant, Nodes, Permissions, Rights};
 
 /// The domain that runs the back ends.
@@ -97,6 +97,7 @@ pub fn write(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
 
 fn write_home(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     let (guest, kibibytes) = (built.domain, built.configuration.memory * 1024);
+    let most = built.configuration.most_memory.unwrap_or(built.configuration.memory) * 1024;
     let mut home = Directory::make(nodes, domain_path(guest), &readable(guest))?;
     home.write("vm", format!("/vm/{}", built.handle))?;
     home.write("name", &built.configuration.name)?;
@@ -104,7 +105,7 @@ fn write_home(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     for number in 0..built.configuration.vcpus {
         home.write(&format!("cpu/{number}/availability"), "online")?;
     }
-    home.write("memory/static-max", kibibytes)?;
+    home.write("memory/static-max", most)?;
     home.write("memory/target", kibibytes)?;
     home.write("memory/videoram", 0)?;
     home.write("store/ring-ref", built.store.0.0)?;
@@ -181,7 +182,7 @@ fn write_nic(nodes: &mut Nodes<'_>, built: &Built<'_>, index: usize, nic: &Guest
     back.write("handle", index)?;
     back.write("mac", address)?;
     back.write("mtu", MTU)?;
-    back.write("bridge", "switch0")?;
+    back.write("bridge", SWITCH)?;
     back.write("type", "vif")?;
     back.write("hotplug-status", "connected")?;
     back.write("online", 1)?;

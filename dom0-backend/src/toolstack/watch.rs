@@ -134,7 +134,7 @@ impl Toolstack {
 
     /// Makes a guest that is gone once more.
     async fn start_anew(&self, guest: &Guest) -> Fate {
-        match self.create(&guest.configuration).await {
+        match self.create(&guest.next_configuration()).await {
             Ok(next) => Fate::Restarted(next),
             Err(error) => {
                 log::error!("{} cannot be started anew: {error}", guest.name());

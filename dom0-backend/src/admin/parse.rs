@@ -1,0 +1,447 @@
+//! From a typed line to a command.
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use hypercall_abi::DomainId;
+
+use super::arguments::Arguments;
+use super::command::*;
+use super::usage::{self, NOT_YET};
+use super::words::{self, Unclosed};
+use crate::toolstack::GuestConfiguration;
+
+/// How long a guest may take for what it is told to run, unless said otherwise.
+const RUN_LIMIT: Duration = Duration::from_secs(60);
+/// Lines of a console that are shown unless said otherwise.
+const TAIL: usize = 40;
+/// Time between two looks of `top`, unless said otherwise.
+const LOOK: Duration = Duration::from_secs(2);
+
+impl Misunderstood {
+    fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// What a line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The command's name; empty if nothing was typed.
+    pub name: String,
+    /// Whether the answer is to be JSON.
+    pub wants_json: bool,
+    /// What it means.
+    pub command: Result<Command, Misunderstood>,
+}
+
+/// Commands whose last words are free text.
+const WITH_TEXT: [&str; 3] = ["send", "guest-run", "store"];
+/// The word that asks for JSON.
+const JSON: &str = "--json";
+
+impl Order {
+    /// What a line means. The word `xl` before a command is passed over.
+    pub fn parse(line: &str) -> Self {
+        let words = match words::split(line) {
+            Ok(words) => words,
+            Err(Unclosed(quote)) => {
+                let command = Err(Misunderstood(format!("{quote} is not closed")));
+                let wants_json = line.split_whitespace().any(|word| word == JSON);
+                return Self { name: String::new(), wants_json, command };
+            }
+        };
+        let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+        if words.first() == Some(&"xl") {
+            words.remove(0);
+        }
+        let mut wants_json = false;
+        for place in [0, 1] {
+            if words.get(place) == Some(&JSON) {
+                words.remove(place);
+                wants_json = true;
+            }
+        }
+        if words.last() == Some(&JSON) && !WITH_TEXT.contains(&words[0]) {
+            words.pop();
+            wants_json = true;
+        }
+        let Some((name, arguments)) = words.split_first() else {
+            return Self { name: String::new(), wants_json, command: Ok(Command::Nothing) };
+        };
+        match command_of(name) {
+            Ok(name) => {
+                Self { name: name.to_owned(), wants_json, command: Command::of_words(name, arguments) }
+            }
+            Err(error) => Self { name: (*name).to_owned(), wants_json, command: Err(error) },
+        }
+    }
+}
+
+/// The command that a first word means.
+fn command_of(name: &str) -> Result<&'static str, Misunderstood> {
+    if name == "?" {
+        return Ok("help");
+    }
+    usage::command_named(name).map_err(|beginning| {
+        if NOT_YET.contains(&name) {
+            return Misunderstood(format!("xl's command {name} is not there yet"));
+        }
+        match beginning.as_slice() {
+            [] => Misunderstood(format!("there is no command {name:?}; try `help`")),
+            several => Misunderstood(format!("{name:?} may mean: {}", several.join(" "))),
+        }
+    })
+}
+
+impl Command {
+    /// What a command's words mean.
+    fn of_words(name: &'static str, arguments: &[&str]) -> Result<Self, Misunderstood> {
+        let text = |word: &str| word.to_owned();
+        Ok(match (name, arguments) {
+            ("help", []) => Self::Help(None),
+            ("help", [topic]) => Self::Help(Some(text(topic))),
+            ("list", _) => Self::list(arguments)?,
+            ("create", _) => Self::Create(create_order(arguments)?),
+            ("poweroff" | "shutdown", []) => Self::PowerOff,
+            ("shutdown", _) => {
+                let (whom, waits) = whom(name, arguments)?;
+                Self::Shutdown { whom, waits }
+            }
+            ("reboot", _) => {
+                let (whom, waits) = whom(name, arguments)?;
+                Self::Reboot { whom, waits }
+            }
+            ("destroy", [guest] | ["-f", guest]) => Self::Destroy(text(guest)),
+            ("pause", [guest]) => Self::Pause(text(guest)),
+            ("unpause", [guest]) => Self::Unpause(text(guest)),
+            ("console", _) => Self::console(arguments)?,
+            ("send", [guest, words @ ..]) if !words.is_empty() => {
+                Self::Send { guest: text(guest), text: words.join(" ") }
+            }
+            ("guest-run", ["-t", seconds, guest, words @ ..]) if !words.is_empty() => {
+                Self::guest_run(guest, words, Duration::from_secs(number("seconds", seconds)?))
+            }
+            ("guest-run", [guest, words @ ..]) if !words.is_empty() && *guest != "-t" => {
+                Self::guest_run(guest, words, RUN_LIMIT)
+            }
+            ("store", ["ls"]) => Self::Store(StoreCommand::List(text("/"))),
+            ("store", ["ls", path]) => Self::Store(StoreCommand::List(text(path))),
+            ("store", ["read", path]) => Self::Store(StoreCommand::Read(text(path))),
+            ("store", ["write", path, value]) => Self::Store(StoreCommand::Write(text(path), text(value))),
+            ("store", ["rm", path]) => Self::Store(StoreCommand::Remove(text(path))),
+            ("sleep", [seconds]) => Self::Sleep(Duration::from_secs(number("seconds", seconds)?)),
+            ("bench", ["micro"]) => Self::Bench(None),
+            ("bench", ["micro", guest]) => Self::Bench(Some(text(guest))),
+            ("bench", ["traffic", name]) => Self::BenchTraffic(text(name)),
+            ("perf", []) => Self::Counters,
+            ("drill", [rounds]) => Self::Drill(number("guests", rounds)?),
+            _ => Self::looking(name, arguments)?,
+        })
+    }
+
+    /// Commands that look at domains, or change something about one.
+    fn looking(name: &'static str, arguments: &[&str]) -> Result<Self, Misunderstood> {
+        let text = |word: &str| word.to_owned();
+        let all = |words: &[&str]| words.iter().map(|word| text(word)).collect::<Vec<_>>();
+        Ok(match (name, arguments) {
+            ("sysrq", [guest, letter]) => {
+                let mut letters = letter.chars();
+                let (Some(letter), None) = (letters.next().filter(char::is_ascii_graphic), letters.next())
+                else {
+                    return Err(Misunderstood(format!("{letter:?} is no single letter")));
+                };
+                Self::SystemRequest { guest: text(guest), letter }
+            }
+            ("domid", [guest]) => Self::NumberOf(text(guest)),
+            ("domname", [domain]) => Self::NameOf(DomainId(number("a domain", domain)?)),
+            ("rename", [guest, new]) => Self::Rename { guest: text(guest), new: text(new) },
+            ("uptime", ["-s", guests @ ..]) => Self::Uptime { guests: all(guests), is_short: true },
+            ("uptime", guests) => Self::Uptime { guests: all(guests), is_short: false },
+            ("vcpu-list", guests) => Self::VcpuList(all(guests)),
+            ("mem-set", [guest, size]) => Self::SetMemory { guest: text(guest), kibibytes: kibibytes(size)? },
+            ("mem-max", [guest, size]) => {
+                Self::LimitMemory { guest: text(guest), kibibytes: kibibytes(size)? }
+            }
+            ("sched-credit2", _) => Self::shares(arguments)?,
+            ("block-list", guests) => Self::BlockList(all(guests)),
+            ("network-list", guests) => Self::NetworkList(all(guests)),
+            ("top", _) => Self::top(arguments)?,
+            ("info", [] | ["-n"]) => Self::Info,
+            ("dmesg", []) => Self::Log { clears: false },
+            ("dmesg", ["-c" | "--clear"]) => Self::Log { clears: true },
+            _ => return Err(usage(name)),
+        })
+    }
+
+    fn list(arguments: &[&str]) -> Result<Self, Misunderstood> {
+        let taken = Arguments::take(arguments, &["-l", "--long", "-v", "--verbose"], &[]);
+        let taken = taken.ok_or_else(|| usage("list"))?;
+        let form = match (taken.has(&["-l", "--long"]), taken.has(&["-v", "--verbose"])) {
+            (true, _) => ListForm::Json,
+            (false, true) => ListForm::LongLines,
+            (false, false) => ListForm::Lines,
+        };
+        match taken.operands.as_slice() {
+            [] => Ok(Self::List { guest: None, form }),
+            [guest] => Ok(Self::List { guest: Some((*guest).to_owned()), form }),
+            _ => Err(usage("list")),
+        }
+    }
+
+    fn console(arguments: &[&str]) -> Result<Self, Misunderstood> {
+        let text = |word: &str| word.to_owned();
+        Ok(match arguments {
+            [guest] | ["-t", "pv", guest] | ["-n", "0", guest] if !guest.starts_with('-') => {
+                Self::Attach(text(guest))
+            }
+            [guest, "--tail" | "--recent"] | ["--tail" | "--recent", guest] => {
+                Self::Tail { guest: text(guest), lines: TAIL }
+            }
+            [guest, "--tail", lines] | ["--tail", lines, guest] => {
+                Self::Tail { guest: text(guest), lines: number("lines", lines)? }
+            }
+            _ => return Err(usage("console")),
+        })
+    }
+
+    fn shares(arguments: &[&str]) -> Result<Self, Misunderstood> {
+        let taken = Arguments::take(arguments, &[], &["-d", "--domain", "-w", "--weight", "-c", "--cap"]);
+        let taken = taken.filter(|taken| taken.operands.is_empty()).ok_or_else(|| usage("sched-credit2"))?;
+        let guest = taken.value(&["-d", "--domain"]).map(ToOwned::to_owned);
+        let weight = taken.value(&["-w", "--weight"]);
+        if weight.is_some() && guest.is_none() {
+            return Err(usage("sched-credit2"));
+        }
+        if taken.value(&["-c", "--cap"]).is_some_and(|cap| cap != "0") {
+            return Err(Misunderstood::new("the scheduler has no caps yet; only 0"));
+        }
+        let weight = weight.map(|word| match word.parse() {
+            Ok(0) | Err(_) => Err(Misunderstood(format!("{word:?} is no weight: a number from 1 to 65535"))),
+            Ok(weight) => Ok(weight),
+        });
+        Ok(Self::Shares { guest, weight: weight.transpose()? })
+    }
+
+    fn top(arguments: &[&str]) -> Result<Self, Misunderstood> {
+        let valued = ["-d", "--delay", "-i", "--iterations"];
+        let taken = Arguments::take(arguments, &["-b", "--batch"], &valued);
+        let taken = taken.filter(|taken| taken.operands.is_empty()).ok_or_else(|| usage("top"))?;
+        let pause = taken.value(&["-d", "--delay"]).map(|word| number("seconds", word)).transpose()?;
+        let times = taken.value(&["-i", "--iterations"]).map(|word| number("times", word)).transpose()?;
+        Ok(Self::Top {
+            pause: pause.map_or(LOOK, Duration::from_secs),
+            times,
+            is_batch: taken.has(&["-b", "--batch"]),
+        })
+    }
+
+    fn guest_run(guest: &str, words: &[&str], limit: Duration) -> Self {
+        Self::GuestRun { guest: guest.to_owned(), command: words.join(" "), limit }
+    }
+}
+
+/// One guest or all, and whether to wait for it.
+fn whom(name: &str, arguments: &[&str]) -> Result<(Whom, bool), Misunderstood> {
+    let flags = ["-a", "--all", "-w", "--wait", "-F"];
+    let taken = Arguments::take(arguments, &flags, &[]).ok_or_else(|| usage(name))?;
+    let whom = match (taken.has(&["-a", "--all"]), taken.operands.as_slice()) {
+        (true, []) => Whom::All,
+        (false, [guest]) => Whom::One((*guest).to_owned()),
+        _ => return Err(usage(name)),
+    };
+    Ok((whom, taken.has(&["-w", "--wait"])))
+}
+
+fn create_order(arguments: &[&str]) -> Result<CreateOrder, Misunderstood> {
+    // Those of `xl` that change nothing here: its own process does not stay, and there is nothing to be quiet about.
+    let without_effect = ["-q", "--quiet", "-F", "-e", "-A", "-V"];
+    let flags = [&["-p", "-c", "-n", "--dryrun", "--dry-run"], without_effect.as_slice()].concat();
+    let taken = Arguments::take(arguments, &flags, &["-f", "--defconfig"]).ok_or_else(|| usage("create"))?;
+    let file = taken.value(&["-f", "--defconfig"]);
+    let (first, words) = match (file, taken.operands.as_slice()) {
+        (Some(file), words) => (file, words),
+        (None, [first, words @ ..]) if !first.contains('=') => (*first, words),
+        _ => return Err(usage("create")),
+    };
+    let description = if file.is_some() || is_file(first) {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        Description::File { path: first.to_owned(), words }
+    } else {
+        let configuration = GuestConfiguration::parse(first, words.iter().copied());
+        Description::Words(configuration.map_err(|error| Misunderstood(format!("{error}")))?)
+    };
+    Ok(CreateOrder {
+        description,
+        pauses: taken.has(&["-p"]),
+        attaches: taken.has(&["-c"]),
+        is_trial: taken.has(&["-n", "--dryrun", "--dry-run"]),
+    })
+}
+
+/// Whether a word names a configuration file, and not a guest.
+fn is_file(word: &str) -> bool {
+    word.contains('/') || word.ends_with(".cfg")
+}
+
+fn number<T: core::str::FromStr>(what: &str, word: &str) -> Result<T, Misunderstood> {
+    word.parse().map_err(|_| Misunderstood(format!("{word:?} is no number of {what}")))
+}
+
+/// An amount of memory: MiB, or with a letter behind it that says of what.
+fn kibibytes(word: &str) -> Result<u64, Misunderstood> {
+    let unit = word.bytes().last().filter(u8::is_ascii_alphabetic);
+    let digits = word.strip_suffix(|last: char| last.is_ascii_alphabetic()).unwrap_or(word);
+    let shift = match unit.map(|unit| unit.to_ascii_lowercase()) {
+        Some(b'k') => 0,
+        None | Some(b'm') => 10,
+        Some(b'g') => 20,
+        Some(b't') => 30,
+        Some(_) => {
+            return Err(Misunderstood(format!("{word:?} is no amount of memory, such as 64 or 65536k")));
+        }
+    };
+    let amount = digits.parse::<u64>().ok().filter(|amount| amount.leading_zeros() > 44);
+    let amount = amount.filter(|amount| *amount > 0);
+    amount
+        .map(|amount| amount << shift)
+        .ok_or_else(|| Misunderstood(format!("{word:?} is no amount of memory, such as 64 or 65536k")))
+}
+
+/// How a command is to be typed.
+fn usage(name: &str) -> Misunderstood {
+    let usages: Vec<_> = usage::usages_of(name).map(|(usage, _)| format!("usage: {usage}")).collect();
+    Misunderstood(usages.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Command {
+        Order::parse(line).command.unwrap_or_else(|error| panic!("{line}: {}", error.0))
+    }
+
+    #[test]
+    fn commands_are_understood_with_and_without_xl() {
+        let list = Command::List { guest: None, form: ListForm::Lines };
+        assert_eq!(parse("list"), list);
+        assert_eq!(parse("  xl   list "), list);
+        assert_eq!(parse(""), Command::Nothing);
+        assert_eq!(parse("destroy 3"), Command::Destroy("3".into()));
+        assert_eq!(parse("shutdown"), Command::PowerOff);
+        assert_eq!(
+            parse("shutdown -w web"),
+            Command::Shutdown { whom: Whom::One("web".into()), waits: true }
+        );
+        assert_eq!(parse("shut -a"), Command::Shutdown { whom: Whom::All, waits: false });
+    }
+
+    #[test]
+    fn a_guest_is_described_by_its_settings() {
+        let Command::Create(order) = parse("create -p web memory=32 cmdline=\"a b\" disk=disk0 vif") else {
+            panic!("not understood");
+        };
+        assert!(order.pauses && !order.attaches && !order.is_trial);
+        let Description::Words(guest) = order.description else { panic!("no words") };
+        assert_eq!((guest.name.as_str(), guest.memory, guest.command_line.as_str()), ("web", 32, "a b"));
+        assert_eq!((guest.disks.len(), guest.nics.len()), (1, 1));
+    }
+
+    #[test]
+    fn consoles_can_be_shown_typed_at_and_talked_to() {
+        assert_eq!(parse("console a"), Command::Attach("a".into()));
+        assert_eq!(parse("console a --tail 5"), Command::Tail { guest: "a".into(), lines: 5 });
+        assert_eq!(parse("console --tail 5 a"), Command::Tail { guest: "a".into(), lines: 5 });
+        assert_eq!(parse("console a --recent"), Command::Tail { guest: "a".into(), lines: 40 });
+        assert_eq!(
+            parse("send a \"two words\""),
+            Command::Send { guest: "a".into(), text: "two words".into() }
+        );
+        let run = |limit| Command::GuestRun { guest: "a".into(), command: "hash 1".into(), limit };
+        assert_eq!(parse("guest-run a hash 1"), run(Duration::from_secs(60)));
+        assert_eq!(parse("guest-run -t 5 a \"hash 1\""), run(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn the_store_has_four_verbs() {
+        assert_eq!(parse("store ls"), Command::Store(StoreCommand::List("/".into())));
+        assert_eq!(
+            parse("store write /a \"b c\""),
+            Command::Store(StoreCommand::Write("/a".into(), "b c".into()))
+        );
+    }
+
+    #[test]
+    fn mistakes_say_what_is_right() {
+        let message = |line: &str| Order::parse(line).command.unwrap_err().0;
+        assert_eq!(message("lsit"), "there is no command \"lsit\"; try `help`");
+        assert_eq!(message("destroy"), "usage: destroy NAME");
+        assert_eq!(message("console"), "usage: console NAME\nusage: console NAME --tail [LINES]");
+        assert_eq!(message("console a --tail x"), "\"x\" is no number of lines");
+        assert_eq!(message("create a memory=x"), "memory=x: a number of MiB from 1 to 65536 is expected");
+        assert!(message("create memory=5").starts_with("usage: create [-p] [-c] [-n] FILE"));
+        assert_eq!(message("migrate web there"), "xl's command migrate is not there yet");
+        assert_eq!(message("dom"), "\"dom\" may mean: domid domname");
+        assert_eq!(message("sched-credit2 -d a -c 50"), "the scheduler has no caps yet; only 0");
+        assert_eq!(message("sched-credit2 -d a -w 0"), "\"0\" is no weight: a number from 1 to 65535");
+        assert_eq!(message("mem-set a lots"), "\"lots\" is no amount of memory, such as 64 or 65536k");
+        assert_eq!(message("mem-set a 0"), "\"0\" is no amount of memory, such as 64 or 65536k");
+        assert_eq!(message("sysrq a bc"), "\"bc\" is no single letter");
+        assert_eq!(message("list -x"), "usage: list [-l] [-v] [NAME]");
+        assert_eq!(message("send a 'b"), "' is not closed");
+        assert_eq!(message("guest-run -t 5 a"), "usage: guest-run [-t SECONDS] NAME COMMAND");
+    }
+
+    #[test]
+    fn a_file_is_told_from_a_name() {
+        let description = |line: &str| match parse(line) {
+            Command::Create(order) => order.description,
+            other => panic!("{other:?}"),
+        };
+        let file = |path: &str, words: &[&str]| Description::File {
+            path: path.into(),
+            words: words.iter().map(|word| String::from(*word)).collect(),
+        };
+        assert_eq!(description("create web.cfg memory=64"), file("web.cfg", &["memory=64"]));
+        assert_eq!(description("create /etc/web"), file("/etc/web", &[]));
+        assert_eq!(description("create -f web"), file("web", &[]));
+        assert!(matches!(description("create web"), Description::Words(_)));
+    }
+
+    #[test]
+    fn json_may_be_asked_for_but_not_by_a_guests_words() {
+        let wants = |line: &str| Order::parse(line).wants_json;
+        for line in ["list --json", "--json list", "xl list --json", "console a --tail --json", "'x --json"] {
+            assert!(wants(line), "{line}");
+        }
+        let order = Order::parse("guest-run a b --json");
+        assert!(!order.wants_json);
+        assert!(matches!(order.command, Ok(Command::GuestRun { command, .. }) if command == "b --json"));
+        assert!(wants("guest-run --json a b"));
+    }
+
+    #[test]
+    fn amounts_of_memory_have_units() {
+        let amount = |word: &str| kibibytes(word).ok();
+        assert_eq!(amount("64"), Some(65536));
+        assert_eq!(amount("64m"), Some(65536));
+        assert_eq!(amount("65536K"), Some(65536));
+        assert_eq!(amount("2g"), Some(2 << 20));
+        assert_eq!(
+            (amount("x"), amount("5q"), amount("99999999999999999t"), amount("")),
+            (None, None, None, None)
+        );
+    }
+
+    #[test]
+    fn everything_that_help_names_is_a_command() {
+        for name in usage::names() {
+            let error = Command::of_words(name, &["too", "many", "words", "=", "x"]);
+            assert!(error.is_ok() || !error.unwrap_err().0.starts_with("there is no command"), "{name}");
+        }
+    }
+}

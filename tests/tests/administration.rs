@@ -1,0 +1,224 @@
+//! `xl`'s verbs and files, and answers for programs.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tests::{Dom0, Ledger, Prompt, program};
+use xtask::scratch::Scratch;
+
+/// A guest as `xl` would describe it.
+const WEB: &str = "# a web server\nname = \"web\"\ntype = 'pv'\nkernel = 'guest'\nmemory = 16 ; maxmem = 32\n\
+    cpu_weight = 512\nextra = 'quiet'\nvnc = 0\non_crash = 'preserve'\n";
+
+/// Domain 0 after the first guest, so that what is kept for later guests is in the books already.
+fn settled(machine: Dom0) -> Prompt {
+    let mut dom0 = machine.start();
+    dom0.succeed("create first");
+    dom0.succeed("destroy first");
+    dom0
+}
+
+#[test]
+fn a_guest_is_looked_at_and_changed_with_xls_verbs() {
+    let mut dom0 = settled(Dom0::new());
+    let before = Ledger::of(&mut dom0);
+    dom0.succeed("xl create web memory=16 maxmem=32");
+    dom0.succeed("guest-run web info");
+    let number = dom0.succeed("domid web");
+    assert_eq!(dom0.succeed(&format!("domname {}", number.trim())), "web\n");
+    assert_eq!(dom0.run("domid nobody"), "error: there is no domain \"nobody\"\n");
+    let vcpus = dom0.succeed("vcpu-list web");
+    assert!(
+        vcpus.starts_with("Name  ID  VCPU  CPU  State  Time(s)  Affinity (Hard / Soft)\nweb "),
+        "{vcpus}"
+    );
+    assert!(dom0.succeed("uptime web").contains("web   2"), "named and numbered");
+    assert!(dom0.succeed("uptime -s").starts_with("Domain-0 (0) up 0:00:"));
+
+    assert_eq!(dom0.succeed("sched-credit2 -d web -w 512"), "");
+    let shares = dom0.succeed("sched-credit2");
+    assert!(
+        shares.contains("Domain-0  0   256     0\n") && shares.contains("web       2   512     0\n"),
+        "{shares}"
+    );
+    assert_eq!(dom0.run("sched-credit2 -d web -c 50"), "error: the scheduler has no caps yet; only 0\n");
+
+    dom0.succeed("mem-set web 12m");
+    assert_eq!(dom0.succeed("store read /local/domain/2/memory/target"), "12288\n");
+    let refused = dom0.run("mem-set web 64");
+    assert_eq!(
+        refused,
+        "error: 65536 KiB are more than the 32768 KiB that the guest may have; see `mem-max`\n"
+    );
+    dom0.succeed("mem-max web 64");
+    dom0.succeed("mem-set web 64");
+    let refused = dom0.run("mem-max web 1");
+    assert_eq!(refused, "error: 1024 KiB are less than the 16384 KiB that the guest has; see `mem-set`\n");
+
+    dom0.succeed("sysrq web s");
+    assert_eq!(dom0.succeed("store read /local/domain/2/control/sysrq"), "s\n");
+    dom0.succeed("rename web shop");
+    assert!(dom0.succeed("list shop").contains("shop"));
+    assert_eq!(dom0.succeed("store read /local/domain/2/name"), "shop\n");
+    assert_eq!(dom0.run("rename shop Domain-0"), "error: there is a guest called Domain-0 already\n");
+    dom0.succeed("guest-run shop info");
+    assert_eq!(dom0.run("migrate shop there"), "error: xl's command migrate is not there yet\n");
+    dom0.succeed("dest shop");
+    before.expect_same(&mut dom0, "all of it");
+}
+
+#[test]
+fn a_guest_made_anew_keeps_its_name_and_address() {
+    let mut dom0 = settled(Dom0::new().network(&[]));
+    dom0.succeed("create web memory=16 vif");
+    dom0.succeed("guest-run web info");
+    let mac = |dom0: &mut Prompt, number: u16| {
+        dom0.succeed(&format!("store read /local/domain/{number}/device/vif/0/mac"))
+    };
+    let first = mac(&mut dom0, 2);
+    dom0.succeed("rename web shop");
+    dom0.succeed("reboot -w shop");
+    dom0.succeed("sleep 1");
+    assert_eq!(dom0.succeed("domid shop"), "3\n");
+    assert_eq!(mac(&mut dom0, 3), first);
+}
+
+#[test]
+fn a_file_of_xls_describes_a_guest() {
+    let mut dom0 = settled(Dom0::new().file("web.cfg", WEB));
+    let before = Ledger::of(&mut dom0);
+    let warning = "warning: web.cfg: line 8: vnc has no effect on a paravirtual guest\n";
+    assert_eq!(dom0.succeed("create -n web.cfg"), format!("{warning}web can be made\n"));
+    before.expect_same(&mut dom0, "the rehearsal");
+    assert_eq!(dom0.succeed("create web.cfg"), format!("{warning}domain 2 is web\n"));
+    assert_eq!(dom0.succeed("store read /local/domain/2/memory/static-max"), "32768\n");
+    assert!(dom0.succeed("sched-credit2 -d web").contains("512"));
+    dom0.succeed("create web.cfg name=other memory=20 paused");
+    assert_eq!(dom0.succeed("store read /local/domain/3/memory/target"), "20480\n");
+    dom0.succeed("destroy web");
+    dom0.succeed("destroy other");
+    before.expect_same(&mut dom0, "both guests");
+}
+
+#[test]
+fn mistakes_in_a_file_are_told_with_their_line_and_leave_nothing() {
+    let long = format!("name = 'a'\nextra = '{}'\n", "x".repeat(5000));
+    let machine = Dom0::new()
+        .file("key.cfg", "name = 'a'\nmemroy = 16\n")
+        .file("later.cfg", "name = 'a'\n\npci = [ '01:00.0' ]\n")
+        .file("open.cfg", "name = 'a'\ndisk = [ 'disk0',\n")
+        .file("binary.cfg", *b"name = 'a'\n\x7fELF\x02\x01\x01\x00")
+        .file("long.cfg", long)
+        .file("macs.cfg", "name = 'a'\nvif = [ 'mac=00:16:3e:00:00:01', 'mac=00:16:3e:00:00:01' ]\n");
+    let mut dom0 = settled(machine);
+    for (command, reason) in [
+        ("create key.cfg", "key.cfg: line 2: there is no key \"memroy\""),
+        ("create later.cfg", "later.cfg: line 3: pci is not there yet"),
+        ("create open.cfg", "open.cfg: line 2: the list that begins here is not closed"),
+        ("create binary.cfg", "binary.cfg: line 2: byte 0x7f in column 1 is no text"),
+        ("create long.cfg", "long.cfg: line 2: the line has 5010 bytes; 4096 are the most"),
+        ("create macs.cfg", "macs.cfg: two interfaces have the address 00:16:3e:00:00:01"),
+        (
+            "create none.cfg",
+            "the boot archive has no file \"none.cfg\"; it has: guest key.cfg later.cfg open.cfg binary.cfg long.cfg macs.cfg",
+        ),
+    ] {
+        let before = Ledger::of(&mut dom0);
+        assert_eq!(dom0.run(command), format!("error: {reason}\n"), "{command}");
+        before.expect_same(&mut dom0, command);
+    }
+}
+
+#[test]
+fn programs_get_one_line_of_json_and_a_status() {
+    let report = Dom0::new().run([
+        "create web memory=16 --json",
+        "list --json",
+        "list web -l",
+        "destroy nobody --json",
+        "lsit --json",
+        "create big memory=60000 --json",
+        "info --json",
+        "top --json -i 1 -d 1",
+        "guest-run --json web info",
+    ]);
+    let json = |index: usize| -> serde_json::Value {
+        let output = &report.commands[index].output;
+        serde_json::from_str(output.trim()).unwrap_or_else(|error| panic!("{error}: {output}"))
+    };
+    let statuses: Vec<_> = report.commands.iter().map(|command| command.status).collect();
+    assert_eq!(statuses, [0, 0, 0, 1, 2, 1, 0, 0, 0], "{report}");
+    assert_eq!(json(0)["result"]["id"], 1);
+    assert_eq!(json(1)["result"][1]["name"], "web");
+    assert_eq!(json(1)["result"][1]["memory_kib"], 16384);
+    assert_eq!(json(2)[0]["name"], "web");
+    assert_eq!(json(3)["error"]["kind"], "no-guest");
+    assert_eq!(json(3)["error"]["message"], "there is no guest \"nobody\"");
+    assert_eq!((&json(4)["error"]["kind"], &json(4)["status"]), (&"usage".into(), &2.into()));
+    assert_eq!(json(5)["error"]["kind"], "memory");
+    assert_eq!(json(5)["error"]["details"]["needed_mib"], 60000);
+    assert_eq!(json(6)["result"]["nr_cpus"], 1);
+    assert_eq!(json(7)["result"][0]["domains"][1]["name"], "web");
+    assert_eq!(json(8)["result"]["status"], 0);
+}
+
+/// A disk with an ext4 file system: the guest's kernel, and configurations that use it.
+fn disk_with_files(scratch: &Scratch) -> PathBuf {
+    let files = scratch.join("files");
+    for (name, content) in [
+        ("kernels/guest", program::content("WEIR_GUEST")),
+        ("auto/one.cfg", b"name = 'one'\nkernel = '/kernels/guest'\nmemory = 16\n".to_vec()),
+        ("auto/two.cfg", b"name = 'two'\nkernel = 'kernels/none'\n".to_vec()),
+        ("auto/notes.txt", b"not a guest".to_vec()),
+        ("guests/three.cfg", b"name = 'three'\nmemory = 16\ndisk = [ 'disk0,xvda,r' ]\n".to_vec()),
+    ] {
+        let path = files.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    let disk = scratch.join("home.img");
+    let mut make = Command::new("mke2fs");
+    make.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin").args(["-q", "-q", "-t", "ext4", "-d"]);
+    let made = make.arg(&files).arg(&disk).arg("32M").status().expect("mke2fs, of e2fsprogs, is there");
+    assert!(made.success());
+    disk
+}
+
+#[test]
+fn guests_start_by_themselves_from_a_file_system_on_dom0s_disk() {
+    let scratch = program::scratch();
+    let disk = disk_with_files(&scratch);
+    let mut dom0 =
+        Dom0::new().own_words("noguest home=disk0").with(move |machine| machine.disk(disk)).start();
+    assert!(dom0.console().contains("domain 1 is one, from auto/one.cfg"), "{}", dom0.console());
+    let missing = "error: auto/two.cfg: neither the boot archive nor dom0's disk has a file \"kernels/none\"";
+    assert!(dom0.console().contains(missing), "{}", dom0.console());
+    dom0.succeed("guest-run one info");
+    dom0.succeed("create guests/three.cfg");
+    dom0.succeed("guest-run three info");
+    dom0.succeed("guest-run three \"disk-hash 0 1M\"");
+    let own = "error: disk0 holds dom0's own files: a guest may read it (access r), not write\n";
+    assert_eq!(dom0.run("create four disk=disk0,xvda,w"), own);
+    assert_eq!(dom0.run("create four disk=disk0,xvda,w!"), own);
+}
+
+#[test]
+fn whichever_step_of_making_a_guest_fails_nothing_is_left() {
+    let scratch = program::scratch();
+    let disk = scratch.join("disk.img");
+    std::fs::File::create(&disk).unwrap().set_len(8 << 20).unwrap();
+    let mut dom0 = settled(Dom0::new().network(&[]).with(move |machine| machine.disk(disk)));
+    // The first guest with devices leaves the directories in which all guests have theirs.
+    dom0.succeed("drill 1");
+    let before = Ledger::of(&mut dom0);
+    let printed = dom0.run_within("drill 500", Duration::from_secs(300));
+    assert!(
+        printed.starts_with("500 guests: ") && printed.ends_with(" lived; nothing is left\n"),
+        "{printed}"
+    );
+    let steps: u32 =
+        printed.split(" of ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap();
+    assert!(steps >= 15, "{printed}");
+    before.expect_same(&mut dom0, "500 guests");
+}
