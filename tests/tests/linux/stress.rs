@@ -7,10 +7,8 @@ use xtask::machine::Machine;
 
 /// How long each load lasts.
 const SECONDS: u32 = 2;
-/// Memory of the guest: less, and Linux ends processes for the lack of it, which it complains of.
-const MEMORY_MIB: u32 = 384;
-/// Each line is one run of all its kinds at once.
-const LOADS: [(&str, &str); 8] = [
+/// The names of the loads, and each one's kinds, which run all at once.
+pub(super) const LOADS: [(&str, &str); 8] = [
     ("processes", "--fork 2 --vfork 1 --clone 1 --zombie 1"),
     ("programs", "--exec 2"),
     (
@@ -24,7 +22,10 @@ const LOADS: [(&str, &str); 8] = [
     ("switches", "--switch 1 --pipe 1 --futex 1 --pthread 1 --ptrace 1 --set 1"),
 ];
 
-/// What the guest does, without the loads. What starts programs must not do so as root.
+/// Memory of a guest under load: less, and Linux ends processes for the lack of it, which it complains of.
+pub(super) const MEMORY_MIB: u32 = 384;
+
+/// Comes before the loads. What starts programs must not do so as root.
 const BEFORE: &str = r#"
 echo 'nobody:x:65534:65534::/tmp:/bin/sh' > /etc/passwd
 cd /tmp; chmod 1777 /tmp
@@ -38,13 +39,18 @@ load() {
 }
 "#;
 
+/// A script that puts the guest under every load, each for as many seconds as its kernel's command line says.
+pub(super) fn script() -> String {
+    let loads = LOADS.map(|(name, what)| format!("load {name} {what}\n")).concat();
+    format!("{BEFORE}{loads}")
+}
+
 /// The kernel, with so many virtual CPUs on a machine of so many processors, under each load for a while.
 fn endures(kernel: Kernel, vcpus: u32, processors: u32) {
     let Some(stock) = Stock::find(kernel) else { return };
     let scratch = program::scratch();
     let disk = scratch.join("disk.img");
-    let loads = LOADS.map(|(name, what)| format!("load {name} {what}\n")).concat();
-    stock.root_disk(&disk, &format!("{BEFORE}{loads}"), &[]);
+    stock.root_disk(&disk, &script(), &[]);
     let machine_of = move |machine: Machine| machine.disk(disk).processors(processors);
     let dom0 = stock.dom0().with(machine_of).with(|machine| machine.time_limit(LIMIT * 5));
     let mut dom0 = start(dom0, "disk=disk0");
