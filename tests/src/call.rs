@@ -1,14 +1,21 @@
-//! Calls of `cargo xtask run`, as a person or a script makes them.
+//! Calls of `cargo xtask`, as a person or a script makes them.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use xtask::toolchain::cargo;
 
-/// The command, up to its options.
+/// `cargo xtask run`, up to its options.
 pub fn run() -> Command {
+    let mut run = xtask();
+    run.arg("run");
+    run
+}
+
+/// `cargo xtask`, up to the name of what it is to do.
+pub fn xtask() -> Command {
     let mut xtask = Command::new(cargo());
-    xtask.args(["run", "--quiet", "--package", "xtask", "--", "run"]);
+    xtask.args(["run", "--quiet", "--package", "xtask", "--"]);
     xtask.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
     xtask
 }

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use tests::call::{self, status, text};
+use tests::stock::Stock;
 use tests::{Dom0, program};
 use xtask::bench::{is_exact, profile, with_devices};
 use xtask::build::{Images, Profiler};
+use xtask::linux::Kernel;
 
 /// The lines with figures of one run, as far as they are exact.
 fn figures() -> Vec<String> {
@@ -56,4 +59,30 @@ fn a_profile_adds_up_to_what_was_counted() {
     for function in ["dom0-backend/src/net/switch.rs", "hv-core/src/grant_table/copy.rs"] {
         assert!(table.contains(function), "no {function}:\n{table}");
     }
+}
+
+/// The instructions that one column of `bench guest --json` has for something.
+fn instructions(column: &str, name: &str) -> u64 {
+    let start = format!("{{\"name\":\"{name}\",\"instructions\":");
+    let number = column.split_once(&start).and_then(|(_, rest)| rest.split_once('}')?.0.parse().ok());
+    number.unwrap_or_else(|| panic!("no {name} in {column}"))
+}
+
+#[test]
+fn a_stock_linux_is_measured_on_the_bare_machine_and_on_weir() {
+    if Stock::find(Kernel::Cloud61).is_none() {
+        return;
+    }
+    let output = call::xtask().args(["bench", "guest", "--json"]).output().expect("cargo starts");
+    assert_eq!(status(&output), 0, "{}", text(&output.stderr));
+    let json = text(&output.stdout);
+    let (bare, weir) = json.split_once("{\"name\":\"Weir\"").unwrap_or_else(|| panic!("{json}"));
+    assert!(bare.starts_with("{\"columns\":[{\"name\":\"bare\""), "{json}");
+    for name in ["null system call (getppid)", "fork, exit and wait", "boot to user space"] {
+        let (alone, guest) = (instructions(bare, name), instructions(weir, name));
+        assert!(0 < alone && alone < guest && guest < 10 * alone, "{name}: {alone} and {guest}");
+    }
+    assert!((1..1000).contains(&instructions(weir, "null hypercall (xen_version)")), "{json}");
+    assert!(instructions(weir, "grant copy of 4 KiB") > 512, "{json}");
+    assert!(weir.contains("\"bytes_per_frame\":24"), "{json}");
 }
