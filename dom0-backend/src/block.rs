@@ -13,7 +13,6 @@
 mod back_end;
 mod counters;
 mod data_path;
-mod device;
 #[cfg(test)]
 pub(crate) mod fake;
 mod partition;
@@ -21,6 +20,8 @@ mod range;
 mod request;
 mod transfer;
 mod vbd;
+
+use device_drivers::disk as device;
 
 pub use back_end::{BlockBackEnd, VbdReport};
 pub use counters::BlockCounters;

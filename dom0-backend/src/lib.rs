@@ -10,7 +10,6 @@ pub mod bench;
 pub mod block;
 pub mod config_file;
 pub mod console;
-pub mod driver;
 pub mod file_system;
 #[cfg(target_os = "none")]
 pub mod machine;
@@ -18,3 +17,4 @@ pub mod net;
 pub mod store;
 pub mod store_service;
 pub mod toolstack;
+pub mod virtio_net;

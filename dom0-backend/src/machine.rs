@@ -22,11 +22,11 @@ use pv_runtime::time::time_stamp_counter;
 use crate::block::{
     BlockDevice, IoError, Operation, Partition, SECTOR_SIZE, TABLE_SECTORS, partitions, transfer,
 };
-use crate::driver::pci::{Address, ConfigPorts, Interrupt, Msix, bind_interrupts, report, scan};
-use crate::driver::virtio::{DeviceKind, MappedRegisters, SetupError, connect};
-use crate::driver::virtio_blk::{self, VirtioBlk};
-use crate::driver::virtio_net::{self, VirtioNet};
 use crate::net::{Channel, Interface, Moderation, Platform, Switch};
+use crate::virtio_net::{self, VirtioNet};
+use device_drivers::pci::{Address, ConfigPorts, Interrupt, Msix, bind_interrupts, report, scan};
+use device_drivers::virtio::{DeviceKind, MappedRegisters, SetupError, connect};
+use device_drivers::virtio_blk::{self, VirtioBlk};
 
 /// Pages for frames: what the interface receives into, and as many again for frames to be sent.
 const FRAME_BUFFERS: usize = 1024;

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use super::device::*;
-use crate::driver::virtio::fake::{read_memory, write_memory};
+use device_drivers::virtio::fake::{read_memory, write_memory};
 
 struct Pending {
     operation: Operation,

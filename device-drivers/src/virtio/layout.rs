@@ -1,9 +1,7 @@
 //! Where a virtio device's registers are: what its vendor capabilities in configuration space say.
 
 use super::error::SetupError;
-use crate::driver::pci::{
-    Address, CAPABILITY_VENDOR, Capability, ConfigSpace, Function, capabilities, memory_range,
-};
+use crate::pci::{Address, CAPABILITY_VENDOR, Capability, ConfigSpace, Function, capabilities, memory_range};
 
 const VENDOR: u16 = 0x1af4;
 /// Device identifiers from here on are this plus the kind.
@@ -128,8 +126,8 @@ fn register(capability: Capability, field: u8) -> Result<u8, SetupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::pci::fake::FakeConfigSpace;
-    use crate::driver::pci::scan;
+    use crate::pci::fake::FakeConfigSpace;
+    use crate::pci::scan;
 
     const FUNCTION: Address = Address::new(0, 4, 0);
 

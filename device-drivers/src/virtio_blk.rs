@@ -26,10 +26,10 @@ use core::sync::atomic::Ordering;
 use hypercall_abi::{Errno, PAGE_SIZE};
 use pv_runtime::memory::{Page, SharedMemory};
 
-use crate::block::{
+use crate::disk::{
     BlockDevice, Completions, Geometry, IoError, Operation, RoomList, Segment, SubmitError, Ticket, check,
 };
-use crate::driver::virtio::{
+use crate::virtio::{
     Buffer, DESCRIPTOR_WORDS, DeviceFault, Doorbell, NotifyDevice, QueueFull, Registers, SetupError,
     Transport, Virtqueue, feature, write_table,
 };

@@ -4,9 +4,9 @@ use alloc::rc::Rc;
 use std::vec::Vec;
 
 use super::*;
-use crate::driver::virtio::QueueAddresses;
-use crate::driver::virtio::fake::{FakeQueue, FakeRegisters, read_memory, write_memory};
 use crate::net::Headers;
+use device_drivers::virtio::QueueAddresses;
+use device_drivers::virtio::fake::{FakeQueue, FakeRegisters, read_memory, write_memory};
 
 struct Device {
     driver: VirtioNet<Rc<FakeRegisters>>,

@@ -6,7 +6,7 @@ use super::error::SetupError;
 use super::layout::{Layout, Region};
 use super::registers::Registers;
 use super::transport::Transport;
-use crate::driver::pci::{Address, COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace, change_command};
+use crate::pci::{Address, COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace, change_command};
 
 /// A region of device registers, mapped.
 #[derive(Debug)]

@@ -37,6 +37,7 @@ pub struct FakeRegisters {
 }
 
 impl FakeRegisters {
+    /// A window of so many bytes, all zero.
     pub fn new(length: usize) -> Self {
         Self { bytes: RefCell::new(alloc::vec![0; length]), ..Self::default() }
     }
@@ -53,10 +54,12 @@ impl FakeRegisters {
         low | high << 32
     }
 
+    /// Sets a register.
     pub fn set_u16(&self, offset: usize, value: u16) {
         self.put(offset, &value.to_le_bytes());
     }
 
+    /// Sets bytes.
     pub fn put(&self, offset: usize, bytes: &[u8]) {
         self.bytes.borrow_mut()[offset..][..bytes.len()].copy_from_slice(bytes);
     }
@@ -203,6 +206,7 @@ pub struct Taken {
 }
 
 impl FakeQueue {
+    /// The device's side of a queue of `size` descriptors.
     pub fn new(size: u16, addresses: QueueAddresses) -> Self {
         Self { size, addresses, taken: 0, completed: 0 }
     }

@@ -1,7 +1,7 @@
 //! What the device says about the disk.
 
-use crate::block::{Geometry, SECTOR_SIZE};
-use crate::driver::virtio::{Registers, SetupError, Transport, feature};
+use crate::disk::{Geometry, SECTOR_SIZE};
+use crate::virtio::{Registers, SetupError, Transport, feature};
 
 /// Feature bits of disks.
 const SIZE_MAX: u64 = 1 << 1;
@@ -79,7 +79,7 @@ pub(super) fn read_geometry<R: Registers>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::virtio::fake::FakeRegisters;
+    use crate::virtio::fake::FakeRegisters;
 
     fn geometry(features: u64, set: impl Fn(&FakeRegisters)) -> Result<Geometry, SetupError> {
         let config = FakeRegisters::new(60);

@@ -12,8 +12,8 @@
 //! was in flight failing, and nothing worse.
 
 mod error;
-#[cfg(test)]
-pub(crate) mod fake;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod layout;
 #[cfg(target_os = "none")]
 mod mapped;

@@ -13,12 +13,12 @@ use core::sync::atomic::Ordering;
 use hypercall_abi::PAGE_SIZE;
 use pv_runtime::memory::{Page, SharedMemory};
 
-use crate::driver::virtio::{
-    Buffer, DeviceFault, Doorbell, NotifyDevice, Registers, SetupError, Transport, Used, Virtqueue, feature,
-};
 use crate::net::{
     BufferId, Buffers, Capabilities, Checksum, FRAME_START, Interface, IpVersion, MacAddress, Offload,
     Outgoing, Piece, Received, Segmentation,
+};
+use device_drivers::virtio::{
+    Buffer, DeviceFault, Doorbell, NotifyDevice, Registers, SetupError, Transport, Used, Virtqueue, feature,
 };
 
 const RECEIVE_QUEUE: u16 = 0;

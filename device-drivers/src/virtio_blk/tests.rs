@@ -5,8 +5,8 @@ use core::future::Future;
 use std::vec::Vec;
 
 use super::*;
-use crate::block::{Completions, Outcome, SECTOR_SIZE};
-use crate::driver::virtio::fake::{FakeQueue, FakeRegisters, Taken, read_memory, write_memory};
+use crate::disk::{Completions, Outcome, SECTOR_SIZE};
+use crate::virtio::fake::{FakeQueue, FakeRegisters, Taken, read_memory, write_memory};
 
 const FLUSH: u64 = 1 << 9;
 
