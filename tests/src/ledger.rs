@@ -10,6 +10,8 @@ pub struct Ledger {
     pub free_pages: u64,
     /// Grants of others that domain 0 has mapped.
     pub mapped: u64,
+    /// Event channels of domain 0.
+    pub ports: u64,
     /// Number and name of each domain.
     pub domains: Vec<(u16, String)>,
     /// The store, drawn as a tree.
@@ -25,10 +27,11 @@ impl Ledger {
     #[track_caller]
     pub fn of(dom0: &mut Prompt) -> Self {
         let counters = dom0.succeed("perf");
-        let free_pages = number(&dom0.succeed("info"), "free_pages");
+        let info = dom0.succeed("info");
         Self {
-            free_pages: free_pages + counter(&counters, "domain 0 maptrack frames"),
+            free_pages: number(&info, "free_pages") + counter(&counters, "domain 0 maptrack frames"),
             mapped: counter(&counters, "domain 0 grants mapped"),
+            ports: number(&info, "dom0_ports"),
             domains: domains(&dom0.succeed("list")),
             store: dom0.succeed("store ls"),
         }
@@ -68,7 +71,9 @@ impl Ledger {
             let value = node.split_once(" = ").map_or("", |(_, value)| value);
             format!("/{} = {value}", path.join("/"))
         });
-        let numbers = [format!("{} free pages", self.free_pages), format!("{} grants mapped", self.mapped)];
+        let numbers =
+            [(self.free_pages, "free pages"), (self.mapped, "grants mapped"), (self.ports, "ports in use")];
+        let numbers = numbers.map(|(count, what)| format!("{count} {what}"));
         numbers.into_iter().chain(domains).chain(nodes).collect()
     }
 }
@@ -119,12 +124,13 @@ mod tests {
         let before = Ledger {
             free_pages: 5,
             mapped: 0,
+            ports: 9,
             domains: Vec::new(),
             store: "a = \"\"\n b = \"1\"\nc = \"\"\n".to_owned(),
         };
         assert_eq!(before.difference(&before.clone()), "");
         let store = "a = \"\"\nc = \"\"\n b = \"1\"\n".to_owned();
-        let after = Ledger { free_pages: 4, mapped: 2, domains: vec![(1, "x".to_owned())], store };
+        let after = Ledger { free_pages: 4, mapped: 2, ports: 9, domains: vec![(1, "x".to_owned())], store };
         let expected = "- 5 free pages\n- 0 grants mapped\n- /a/b = \"1\"\n+ 4 free pages\n+ 2 grants mapped\n+ domain 1 x\n+ /c/b = \"1\"\n";
         assert_eq!(before.difference(&after), expected);
     }

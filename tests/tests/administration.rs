@@ -204,6 +204,41 @@ fn guests_start_by_themselves_from_a_file_system_on_dom0s_disk() {
 }
 
 #[test]
+fn a_disk_that_a_guest_writes_is_nobody_elses() {
+    let scratch = program::scratch();
+    let disk = scratch.join("disk.img");
+    std::fs::File::create(&disk).unwrap().set_len(8 << 20).unwrap();
+    let mut dom0 = settled(Dom0::new().with(move |machine| machine.disk(disk)));
+    dom0.succeed("create writer memory=16 disk=disk0@0+4M");
+    dom0.succeed("create other memory=16");
+    ["writer", "other"].map(|guest| dom0.succeed(&format!("guest-run {guest} info")));
+    let before = Ledger::of(&mut dom0);
+    let in_use = |disk| {
+        let all_the_same = "to share it all the same, put ! behind the access, as in";
+        format!("{disk} is in use by writer; {all_the_same} {disk},xvda,w!")
+    };
+    for (command, reason) in [
+        ("block-attach other disk0", in_use("disk0")),
+        ("block-attach other disk0@2M xvdb r", in_use("disk0@2097152")),
+        ("block-attach other disk1", "the machine has no disk1 (it has disk0)".to_owned()),
+        ("network-attach other", "there is no switch".to_owned()),
+        ("block-detach other xvda", "other has no disk \"xvda\"; it has no disks".to_owned()),
+        ("network-detach writer 0", "writer has no interface \"0\"; it has no interfaces".to_owned()),
+        ("block-attach nobody disk0", "there is no guest \"nobody\"".to_owned()),
+    ] {
+        assert_eq!(dom0.run(command), format!("error: {reason}\n"), "{command}");
+        before.expect_same(&mut dom0, command);
+    }
+    dom0.succeed("block-attach other disk0@4M xvda r");
+    dom0.succeed("block-attach writer disk0@4M xvdb r");
+    let refused = dom0.run("create third memory=16 disk=disk0@6M");
+    assert!(refused.starts_with("error: disk0@6291456 is in use by "), "{refused}");
+    dom0.succeed("block-detach --force writer xvdb");
+    dom0.succeed("block-detach --force other xvda");
+    before.expect_same(&mut dom0, "all of it");
+}
+
+#[test]
 fn whichever_step_of_making_a_guest_fails_nothing_is_left() {
     let scratch = program::scratch();
     let disk = scratch.join("disk.img");

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::output::table;
 use crate::bench::BenchError;
 use crate::store;
-use crate::toolstack::{AdjustError, CreateError, FileError};
+use crate::toolstack::{AdjustError, CreateError, FileError, PlugError};
 
 /// Status of a command that did what it should.
 pub const SUCCEEDED: u32 = 0;
@@ -121,6 +121,12 @@ impl From<FileError> for Failure {
 
 impl From<AdjustError> for Failure {
     fn from(error: AdjustError) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}
+
+impl From<PlugError> for Failure {
+    fn from(error: PlugError) -> Self {
         Self::new(error.kind(), error.to_string())
     }
 }

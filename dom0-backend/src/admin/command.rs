@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use hypercall_abi::DomainId;
 
-use crate::toolstack::GuestConfiguration;
+use crate::toolstack::{GuestConfiguration, GuestDisk, GuestNic};
 
 /// A command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +119,24 @@ pub enum Command {
         /// The new share.
         weight: Option<u16>,
     },
+    /// Plug a disk into a guest.
+    AttachDisk {
+        /// The guest's name or number.
+        guest: String,
+        /// The disk.
+        disk: GuestDisk,
+    },
+    /// Plug a network interface into a guest.
+    AttachNic {
+        /// The guest's name or number.
+        guest: String,
+        /// The interface.
+        nic: GuestNic,
+    },
+    /// Take a disk from a guest.
+    DetachDisk(Detachment),
+    /// Take a network interface from a guest.
+    DetachNic(Detachment),
     /// List guests' disks; of these guests in `xl`'s form, or of all.
     BlockList(Vec<String>),
     /// List guests' network interfaces, likewise.
@@ -160,6 +178,17 @@ pub enum Whom {
     One(String),
     /// All of them.
     All,
+}
+
+/// A device that is to be taken from a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detachment {
+    /// The guest's name or number.
+    pub guest: String,
+    /// The device's name, number or address.
+    pub device: String,
+    /// Whether it is taken without asking the guest.
+    pub is_forced: bool,
 }
 
 /// In which form domains are listed.

@@ -7,7 +7,9 @@ use alloc::vec::Vec;
 use super::usage;
 
 /// Commands whose first word behind their name is a guest.
-const WITH_GUEST: [&str; 17] = [
+const WITH_GUEST: [&str; 21] = [
+    "block-attach",
+    "block-detach",
     "block-list",
     "console",
     "destroy",
@@ -16,6 +18,8 @@ const WITH_GUEST: [&str; 17] = [
     "list",
     "mem-max",
     "mem-set",
+    "network-attach",
+    "network-detach",
     "network-list",
     "pause",
     "reboot",

@@ -242,10 +242,8 @@ pub(crate) mod tests {
     use super::*;
     use crate::block::BlockCounters;
     use crate::store::{Limits, Server};
-    use crate::toolstack::{GuestConfiguration, Handle, Stage};
-    use core::cell::RefCell;
+    use crate::toolstack::{GuestConfiguration, Handle};
     use core::time::Duration;
-    use pv_runtime::executor::Signal;
 
     /// Back ends with nothing connected.
     pub struct NoReports;
@@ -276,16 +274,8 @@ pub(crate) mod tests {
     }
 
     fn guest() -> Rc<Guest> {
-        Rc::new(Guest {
-            domain: DomainId(4),
-            name: RefCell::new("web".into()),
-            handle: Handle::DOM0,
-            configuration: GuestConfiguration::new("web").unwrap(),
-            made_at: Duration::ZERO,
-            stage: Cell::new(Stage::Alive),
-            is_paused: Cell::new(false),
-            fate: Signal::new(),
-        })
+        let configuration = GuestConfiguration::new("web").unwrap();
+        Rc::new(Guest::new(DomainId(4), Handle::DOM0, configuration, Duration::ZERO))
     }
 
     fn store() -> Server {

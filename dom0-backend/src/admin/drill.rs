@@ -156,7 +156,7 @@ impl Admin {
             claimed_pages: machine.outstanding_pages,
             grants: mapped_grants()?,
             domains: control::list_domains()?.iter().map(|info| info.domain).collect(),
-            ports: (1..PORTS).filter(|port| is_in_use(Port(*port))).collect(),
+            ports: ports_in_use(),
             store,
         })
     }
@@ -167,6 +167,11 @@ fn mapped_grants() -> Result<u64, Errno> {
     let counters = control::performance_counters()?;
     let counter = counters.iter().find(|counter| counter.name == GRANTS);
     counter.map(|counter| counter.value()).ok_or(Errno::ENOENT)
+}
+
+/// The ports of dom0 that are in use, among those that are looked at.
+pub(super) fn ports_in_use() -> Vec<u32> {
+    (1..PORTS).filter(|port| is_in_use(Port(*port))).collect()
 }
 
 fn is_in_use(port: Port) -> bool {

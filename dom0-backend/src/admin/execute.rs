@@ -3,7 +3,7 @@
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -17,6 +17,7 @@ use super::Admin;
 use super::answer::{Answer, Failure, Listing};
 use super::command::{Command, CreateOrder, Description, StoreCommand, Whom};
 use super::devices::{self, DeviceReports};
+use super::drill::ports_in_use;
 use super::output::{self, Dom0, Hypervisor};
 use super::parse::Order;
 use super::store_tree;
@@ -24,7 +25,7 @@ use super::usage::help;
 use crate::bench;
 use crate::console::{GuestConsole, harmless_lines, run_command};
 use crate::store::Nodes;
-use crate::toolstack::{Described, Guest, GuestConfiguration, ShutdownRequest, control};
+use crate::toolstack::{Described, Guest, GuestConfiguration, GuestDisk, GuestNic, ShutdownRequest, control};
 
 /// How long guests may take to end when the machine is to be switched off.
 const POWER_OFF_TIME: Duration = Duration::from_secs(30);
@@ -107,6 +108,18 @@ impl Admin {
             }
             Command::LimitMemory { guest, kibibytes } => {
                 self.toolstack.limit_memory(&*self.guest(&guest)?, kibibytes)?;
+                done()
+            }
+            Command::AttachDisk { guest, disk } => self.attach_disk(&guest, disk).await,
+            Command::AttachNic { guest, nic } => self.attach_nic(&guest, nic).await,
+            Command::DetachDisk(order) => {
+                let guest = self.guest(&order.guest)?;
+                self.toolstack.detach(&guest, guest.disk(&order.device)?, order.is_forced).await?;
+                done()
+            }
+            Command::DetachNic(order) => {
+                let guest = self.guest(&order.guest)?;
+                self.toolstack.detach(&guest, guest.nic(&order.device)?, order.is_forced).await?;
                 done()
             }
             Command::Shares { guest: Some(guest), weight: Some(weight) } => self.set_weight(&guest, weight),
@@ -253,6 +266,18 @@ impl Admin {
         done()
     }
 
+    async fn attach_disk(&self, guest: &str, disk: GuestDisk) -> Outcome {
+        let disk = self.toolstack.attach_disk(&*self.guest(guest)?, disk).await?;
+        Ok(Answer::new("", json!({ "vdev": disk.device_number(), "name": disk.name })))
+    }
+
+    async fn attach_nic(&self, guest: &str, nic: GuestNic) -> Outcome {
+        let guest = self.guest(guest)?;
+        let nic = self.toolstack.attach_nic(&guest, nic).await?;
+        let address = nic.address(&guest.name()).to_string();
+        Ok(Answer::new("", json!({ "index": nic.number, "mac": address })))
+    }
+
     fn set_weight(&self, name: &str, weight: u16) -> Outcome {
         let domain = self.domains_called(&[name.to_owned()])?;
         for domain in domain {
@@ -325,7 +350,7 @@ impl Admin {
             extra: String::from_utf8_lossy(extra).into_owned(),
         };
         let pages = page_count();
-        let dom0 = Dom0 { pages: (pages.total, pages.free) };
+        let dom0 = Dom0 { pages: (pages.total, pages.free), ports: ports_in_use().len() };
         let rows = output::machine(&control::physical_info()?, &hypervisor, &dom0);
         let text = output::rows(&rows);
         let facts = rows.into_iter().map(|(name, value)| {
@@ -426,9 +451,15 @@ mod tests {
             "block-list web --json",
             "mem-set web 5",
             "create web.cfg",
+            "block-attach web disk0",
+            "block-detach web xvdb",
+            "network-attach web",
+            "network-detach --force web 0",
         ];
-        assert_eq!(statuses(lines), [FAILED; 8]);
+        assert_eq!(statuses(lines), [FAILED; 12]);
         assert_eq!(statuses(["nonsense", "help nonsense", "list -x --json", "migrate a b"]), [MISUSED; 4]);
+        let lines = ["block-attach web", "block-detach web", "network-attach", "network-detach web 0 1"];
+        assert_eq!(statuses(lines), [MISUSED; 4]);
         assert_eq!(statuses(["create web", "list", "info", "dmesg", "perf"]), [FAILED; 5], "no hypervisor");
     }
 

@@ -70,7 +70,7 @@ impl Domain {
             "shutdown_reason": info.shutdown_reason(),
         });
         if let Some(guest) = &self.guest {
-            let configuration = &guest.configuration;
+            let configuration = guest.configuration();
             facts["uuid"] = json!(guest.handle.to_string());
             facts["kernel"] = json!(configuration.kernel);
             facts["ramdisk"] = json!(configuration.ramdisk);

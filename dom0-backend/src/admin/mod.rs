@@ -18,7 +18,7 @@ pub mod output;
 pub mod parse;
 mod prompt;
 mod script;
-mod store_tree;
+pub(crate) mod store_tree;
 mod top;
 pub mod usage;
 pub mod words;

@@ -54,6 +54,8 @@ pub struct Hypervisor {
 pub struct Dom0 {
     /// Its memory in pages: all, and free.
     pub pages: (usize, usize),
+    /// Its ports that are in use.
+    pub ports: usize,
 }
 
 /// The description of machine and hypervisor.
@@ -82,6 +84,7 @@ pub fn machine(
         ("xen_version", format!("{major}.{minor}{}", hypervisor.extra)),
         ("dom0_memory", format!("{}", mib(dom0.pages.0))),
         ("dom0_free_memory", format!("{}", mib(dom0.pages.1))),
+        ("dom0_ports", format!("{}", dom0.ports)),
         ("toolstack", format!("weir-{}", env!("CARGO_PKG_VERSION"))),
     ])
 }
@@ -175,13 +178,14 @@ mod tests {
         let machine_info =
             SysctlPhysinfo { nr_cpus: 2, total_pages: 512 * 256, cpu_khz: 1_000_500, ..Default::default() };
         let hypervisor = Hypervisor { version: (4, 17), extra: "-x".into() };
-        let text = rows(&machine(&machine_info, &hypervisor, &Dom0 { pages: (256 * 64, 256) }));
+        let text = rows(&machine(&machine_info, &hypervisor, &Dom0 { pages: (256 * 64, 256), ports: 7 }));
         for line in [
             "nr_cpus                : 2",
             "total_memory           : 512",
             "cpu_mhz                : 1000.500",
             "xen_version            : 4.17-x",
             "dom0_free_memory       : 1",
+            "dom0_ports             : 7",
         ] {
             assert!(text.lines().any(|known| known == line), "{line}\n{text}");
         }

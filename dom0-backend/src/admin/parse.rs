@@ -4,6 +4,7 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 use core::time::Duration;
 
 use hypercall_abi::DomainId;
@@ -167,6 +168,14 @@ impl Command {
                 Self::LimitMemory { guest: text(guest), kibibytes: kibibytes(size)? }
             }
             ("sched-credit2", _) => Self::shares(arguments)?,
+            ("block-attach", [guest, words @ ..]) if !words.is_empty() => {
+                Self::AttachDisk { guest: text(guest), disk: described(words)? }
+            }
+            ("network-attach", [guest, words @ ..]) => {
+                Self::AttachNic { guest: text(guest), nic: described(words)? }
+            }
+            ("block-detach", _) => Self::DetachDisk(detachment(name, arguments)?),
+            ("network-detach", _) => Self::DetachNic(detachment(name, arguments)?),
             ("block-list", guests) => Self::BlockList(all(guests)),
             ("network-list", guests) => Self::NetworkList(all(guests)),
             ("top", _) => Self::top(arguments)?,
@@ -254,6 +263,18 @@ fn whom(name: &str, arguments: &[&str]) -> Result<(Whom, bool), Misunderstood> {
         _ => return Err(usage(name)),
     };
     Ok((whom, taken.has(&["-w", "--wait"])))
+}
+
+/// What the words of a device say. They may be words of their own, as `xl` has them, or have commas between them.
+fn described<T: core::str::FromStr<Err: fmt::Display>>(words: &[&str]) -> Result<T, Misunderstood> {
+    words.join(",").parse().map_err(|error| Misunderstood(format!("{error}")))
+}
+
+fn detachment(name: &str, arguments: &[&str]) -> Result<Detachment, Misunderstood> {
+    let taken = Arguments::take(arguments, &["--force"], &[]).ok_or_else(|| usage(name))?;
+    let [guest, device] = taken.operands.as_slice() else { return Err(usage(name)) };
+    let is_forced = taken.has(&["--force"]);
+    Ok(Detachment { guest: (*guest).to_owned(), device: (*device).to_owned(), is_forced })
 }
 
 fn create_order(arguments: &[&str]) -> Result<CreateOrder, Misunderstood> {
@@ -435,6 +456,65 @@ mod tests {
             (amount("x"), amount("5q"), amount("99999999999999999t"), amount("")),
             (None, None, None, None)
         );
+    }
+
+    #[test]
+    fn devices_are_described_by_words_or_by_commas() {
+        let disk = |line: &str| match parse(line) {
+            Command::AttachDisk { guest, disk } if guest == "web" => disk,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(disk("block-attach web phy:disk0 xvdb r"), disk("block-attach web disk0,xvdb,r"));
+        assert_eq!(disk("xl block-attach web vdev=xvdb target=disk0"), disk("block-attach web disk0,xvdb"));
+        let nic = |line: &str| match parse(line) {
+            Command::AttachNic { guest, nic } if guest == "web" => nic,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(nic("network-attach web").mac, None);
+        assert_eq!(
+            nic("network-attach web mac=00:16:3e:00:00:01 bridge=switch0"),
+            nic("network-attach web mac=00:16:3e:00:00:01,bridge=switch0")
+        );
+        let detachment =
+            |device: &str, is_forced| Detachment { guest: "web".into(), device: device.into(), is_forced };
+        assert_eq!(parse("block-detach web xvdb"), Command::DetachDisk(detachment("xvdb", false)));
+        assert_eq!(parse("network-detach --force web 1"), Command::DetachNic(detachment("1", true)));
+    }
+
+    #[test]
+    fn mistakes_about_devices_say_what_is_right() {
+        let message = |line: &str| Order::parse(line).command.unwrap_err().0;
+        for line in ["block-attach", "block-attach web"] {
+            assert_eq!(message(line), "usage: block-attach NAME TARGET[,DISK[,r|w]]", "{line}");
+        }
+        for line in ["block-detach", "block-detach web", "block-detach web a b", "block-detach -x web a"] {
+            assert_eq!(message(line), "usage: block-detach [--force] NAME DISK", "{line}");
+        }
+        for line in ["network-detach", "network-detach web", "network-detach web 0 1"] {
+            assert_eq!(message(line), "usage: network-detach [--force] NAME NUMBER|ADDRESS", "{line}");
+        }
+        assert!(message("network-attach").starts_with("usage: network-attach NAME ["));
+        assert_eq!(
+            message("block-attach web disk0 sdb"),
+            "\"sdb\" is no name for a guest's disk: xvda to xvdp"
+        );
+        assert_eq!(
+            message("block-attach web disk0 xvdb rx"),
+            "\"rx\" is no access to a disk: r, w, r! or w!"
+        );
+        assert_eq!(
+            message("block-attach web disk0 xvdb r more"),
+            "disk=disk0,xvdb,r,more: TARGET,NAME,ACCESS is expected"
+        );
+        assert_eq!(
+            message("block-attach web qcow2:x"),
+            "disk=qcow2:x: NAME, NAME@OFFSET or NAME@OFFSET+SIZE in whole sectors (such as disk0@64M) is expected"
+        );
+        assert_eq!(
+            message("network-attach web mac=1:2"),
+            "\"1:2\" is no address for an interface, such as 00:16:3e:12:34:56"
+        );
+        assert_eq!(message("network-attach web script=x"), "vif: \"script=x\" is not there yet");
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub const USAGES: &[(&str, &str)] = &[
     ("mem-set NAME SIZE", "ask a guest to change its memory to SIZE, MiB or such as 64m"),
     ("mem-max NAME SIZE", "limit the memory to which a guest may grow"),
     ("sched-credit2 [-d NAME [-w WEIGHT] [-c CAP]]", "shares of the processors"),
+    ("block-attach NAME TARGET[,DISK[,r|w]]", "plug a disk into a guest that runs"),
+    ("block-detach [--force] NAME DISK", "take it away; --force does not ask the guest"),
+    ("network-attach NAME [mac=ADDRESS]", "plug in a network interface"),
+    ("network-detach [--force] NAME NUMBER|ADDRESS", "take it away, likewise"),
     ("block-list [NAME...]", "the guests' disks, and what was counted; of NAME, as xl shows them"),
     ("network-list [NAME...]", "the guests' network interfaces, likewise"),
     ("store ls [PATH]", "a part of the store"),
@@ -50,8 +54,6 @@ pub const USAGES: &[(&str, &str)] = &[
 
 /// `xl`'s other commands.
 pub const NOT_YET: &[&str] = &[
-    "block-attach",
-    "block-detach",
     "button-press",
     "cd-eject",
     "cd-insert",
@@ -75,8 +77,6 @@ pub const NOT_YET: &[&str] = &[
     "loadpolicy",
     "migrate",
     "migrate-receive",
-    "network-attach",
-    "network-detach",
     "pci-assignable-add",
     "pci-assignable-list",
     "pci-assignable-remove",

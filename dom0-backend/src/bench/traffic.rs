@@ -89,8 +89,7 @@ async fn packets(sender: &Subject, to: &str, name: &str) -> Result<(), BenchErro
 
 /// The address of a guest's first interface.
 fn address(subject: &Subject) -> String {
-    let guest = subject.guest();
-    let address = guest.configuration.addresses().next();
+    let address = subject.guest().configuration().addresses().next();
     address.map(|address| format!("{address}")).unwrap_or_default()
 }
 

@@ -113,6 +113,8 @@ pub enum SettingError {
     Nic(NicError),
     /// Two disks have the same name.
     SameDisk(String),
+    /// There is no name left for another disk.
+    TooManyDisks,
     /// Two disks, by their names, are the same sectors, and one of them may be written.
     SameSectors(String, String),
     /// Two network interfaces have the same address.
@@ -139,6 +141,7 @@ impl fmt::Display for SettingError {
             }
             Self::Disk(error) => error.fmt(formatter),
             Self::Nic(error) => error.fmt(formatter),
+            Self::TooManyDisks => formatter.write_str("a guest has at most 16 disks"),
             Self::SameDisk(name) => write!(formatter, "two disks are called {name}"),
             Self::SameSectors(one, other) => {
                 write!(formatter, "{one} and {other} are the same sectors, and one may be written")
@@ -245,7 +248,7 @@ impl GuestConfiguration {
 
     /// The addresses of its network interfaces.
     pub fn addresses(&self) -> impl Iterator<Item = MacAddress> {
-        self.nics.iter().enumerate().map(|(index, nic)| nic.address(&self.name, index))
+        self.nics.iter().map(|nic| nic.address(&self.name))
     }
 
     /// Changes what one word says.
@@ -259,9 +262,15 @@ impl GuestConfiguration {
             Some(("uuid", handle)) => self.handle = Some(uuid(handle)?),
             Some(("vcpus", count)) => self.vcpus = vcpus(count)?,
             Some(("cmdline" | "extra", line)) => self.command_line = command_line(line)?,
-            Some(("disk", disk)) => self.add_disk(disk)?,
-            Some(("vif", nic)) => self.nics.push(nic.parse()?),
-            None if word == "vif" => self.nics.push(GuestNic::default()),
+            Some(("disk", disk)) => {
+                self.add_disk(disk.parse()?)?;
+            }
+            Some(("vif", nic)) => {
+                self.add_nic(nic.parse()?);
+            }
+            None if word == "vif" => {
+                self.add_nic(GuestNic::default());
+            }
             Some(("on_poweroff", what)) => self.on_poweroff = reaction("on_poweroff", what)?,
             Some(("on_reboot", what)) => self.on_reboot = reaction("on_reboot", what)?,
             Some(("on_crash", what)) => self.on_crash = reaction("on_crash", what)?,
@@ -271,18 +280,23 @@ impl GuestConfiguration {
         Ok(())
     }
 
-    fn add_disk(&mut self, text: &str) -> Result<(), SettingError> {
-        let mut disk: GuestDisk = text.parse()?;
+    /// Adds an interface, which gets the number behind the highest.
+    pub(super) fn add_nic(&mut self, nic: GuestNic) -> &mut GuestNic {
+        let number = self.nics.iter().map(|nic| nic.number + 1).max().unwrap_or(0);
+        self.nics.push_mut(GuestNic { number, ..nic })
+    }
+
+    /// Adds a disk; one without a name gets the first that is free.
+    pub(super) fn add_disk(&mut self, mut disk: GuestDisk) -> Result<&GuestDisk, SettingError> {
         let taken = |name: &str| self.disks.iter().any(|disk| disk.name == name);
         if disk.name.is_empty() {
             let free = ('a'..='p').map(|letter| format!("xvd{letter}")).find(|name| !taken(name));
-            disk.name = free.unwrap_or_default();
+            disk.name = free.ok_or(SettingError::TooManyDisks)?;
         }
         if taken(&disk.name) {
             return Err(SettingError::SameDisk(disk.name));
         }
-        self.disks.push(disk);
-        Ok(())
+        Ok(self.disks.push_mut(disk))
     }
 }
 

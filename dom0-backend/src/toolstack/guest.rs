@@ -3,7 +3,7 @@
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, Ref, RefCell};
 use core::time::Duration;
 
 use hypercall_abi::DomainId;
@@ -12,6 +12,7 @@ use pv_runtime::executor::Signal;
 use super::configuration::GuestConfiguration;
 use super::error::CreateError;
 use super::handle::Handle;
+use super::hot_plug::Plug;
 
 /// How far a guest's life has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +51,10 @@ pub struct Guest {
     pub name: RefCell<String>,
     /// Its handle.
     pub handle: Handle,
-    /// What it is to be like.
-    pub configuration: GuestConfiguration,
+    /// What it is to be like; devices come and go.
+    pub(super) configuration: RefCell<GuestConfiguration>,
+    /// Devices that it was asked to let go.
+    pub(super) leaving: RefCell<Vec<Plug>>,
     /// When it was made.
     pub made_at: Duration,
     /// How far its life has come.
@@ -63,6 +66,31 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// A guest that is paused, and was made at this time.
+    pub fn new(
+        domain: DomainId,
+        handle: Handle,
+        configuration: GuestConfiguration,
+        made_at: Duration,
+    ) -> Self {
+        Self {
+            domain,
+            name: RefCell::new(configuration.name.clone()),
+            handle,
+            configuration: RefCell::new(configuration),
+            leaving: RefCell::default(),
+            made_at,
+            stage: Cell::new(Stage::Alive),
+            is_paused: Cell::new(true),
+            fate: Signal::new(),
+        }
+    }
+
+    /// What it is to be like. Not to be kept while others run.
+    pub fn configuration(&self) -> Ref<'_, GuestConfiguration> {
+        self.configuration.borrow()
+    }
+
     /// Its name.
     pub fn name(&self) -> String {
         self.name.borrow().clone()
@@ -70,8 +98,8 @@ impl Guest {
 
     /// What it is to be like when it is made anew: called as it is called by now, and with the addresses that it has.
     pub fn next_configuration(&self) -> GuestConfiguration {
-        let mut next = self.configuration.clone();
-        let addresses: Vec<_> = self.configuration.addresses().collect();
+        let mut next = self.configuration().clone();
+        let addresses: Vec<_> = next.addresses().collect();
         for (nic, address) in next.nics.iter_mut().zip(addresses) {
             nic.mac = Some(address);
         }

@@ -39,6 +39,8 @@ pub struct MacAddress(pub [u8; 6]);
 /// A guest's network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuestNic {
+    /// Its number in the guest.
+    pub number: u32,
     /// Its address, if it was said.
     pub mac: Option<MacAddress>,
 }
@@ -77,9 +79,9 @@ impl fmt::Display for NicError {
 impl core::error::Error for NicError {}
 
 impl GuestNic {
-    /// The address of the interface, the guest's `index`th.
-    pub fn address(&self, guest: &str, index: usize) -> MacAddress {
-        self.mac.unwrap_or_else(|| MacAddress::made_up(guest, index))
+    /// The address of the interface of the guest called so.
+    pub fn address(&self, guest: &str) -> MacAddress {
+        self.mac.unwrap_or_else(|| MacAddress::made_up(guest, self.number))
     }
 }
 
@@ -105,8 +107,8 @@ impl FromStr for GuestNic {
 
 impl MacAddress {
     /// An address that follows from a name: FNV-1a, whose low bits are well mixed.
-    fn made_up(guest: &str, index: usize) -> Self {
-        let bytes = guest.bytes().chain(index.to_le_bytes());
+    fn made_up(guest: &str, number: u32) -> Self {
+        let bytes = guest.bytes().chain(u64::from(number).to_le_bytes());
         let hash =
             bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         let [a, b, c, _] = hash.to_le_bytes();
@@ -173,10 +175,11 @@ mod tests {
     #[test]
     fn made_up_addresses_stay_and_differ() {
         let nic = GuestNic::default();
-        assert_eq!(nic.address("a", 0), nic.address("a", 0));
-        assert_ne!(nic.address("a", 0), nic.address("a", 1));
-        assert_ne!(nic.address("a", 0), nic.address("b", 0));
-        assert_eq!(nic.address("a", 0).0[..3], VENDOR);
+        let second = GuestNic { number: 1, ..nic.clone() };
+        assert_eq!(nic.address("a"), nic.address("a"));
+        assert_ne!(nic.address("a"), second.address("a"));
+        assert_ne!(nic.address("a"), nic.address("b"));
+        assert_eq!(nic.address("a").0[..3], VENDOR);
     }
 
     #[test]

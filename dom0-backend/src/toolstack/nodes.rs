@@ -89,8 +89,8 @@ pub fn write(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     for disk in &built.configuration.disks {
         write_disk(nodes, built.domain, disk)?;
     }
-    for (index, nic) in built.configuration.nics.iter().enumerate() {
-        write_nic(nodes, built, index, nic)?;
+    for nic in &built.configuration.nics {
+        write_nic(nodes, built.domain, &built.configuration.name, nic)?;
     }
     Ok(())
 }
@@ -155,7 +155,12 @@ fn write_console(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> 
     console.write("protocol", "vt100")
 }
 
-fn write_disk(nodes: &mut Nodes<'_>, guest: DomainId, disk: &GuestDisk) -> Result<(), Error> {
+/// Writes both halves of a disk.
+///
+/// # Errors
+///
+/// What the store says.
+pub fn write_disk(nodes: &mut Nodes<'_>, guest: DomainId, disk: &GuestDisk) -> Result<(), Error> {
     let Some(number) = disk.device_number() else { return Ok(()) };
     let mut back = write_pair(nodes, "vbd", guest, number, |front| {
         front.write("virtual-device", number)?;
@@ -172,14 +177,19 @@ fn write_disk(nodes: &mut Nodes<'_>, guest: DomainId, disk: &GuestDisk) -> Resul
     back.write("state", XenbusState::Initialising.number())
 }
 
-fn write_nic(nodes: &mut Nodes<'_>, built: &Built<'_>, index: usize, nic: &GuestNic) -> Result<(), Error> {
-    let address = nic.address(&built.configuration.name, index);
-    let mut back = write_pair(nodes, "vif", built.domain, index as u32, |front| {
-        front.write("handle", index)?;
+/// Writes both halves of an interface of the guest called `name`.
+///
+/// # Errors
+///
+/// What the store says.
+pub fn write_nic(nodes: &mut Nodes<'_>, guest: DomainId, name: &str, nic: &GuestNic) -> Result<(), Error> {
+    let address = nic.address(name);
+    let mut back = write_pair(nodes, "vif", guest, nic.number, |front| {
+        front.write("handle", nic.number)?;
         front.write("mac", address)?;
         front.write("mtu", MTU)
     })?;
-    back.write("handle", index)?;
+    back.write("handle", nic.number)?;
     back.write("mac", address)?;
     back.write("mtu", MTU)?;
     back.write("bridge", SWITCH)?;
@@ -198,7 +208,7 @@ fn write_pair<'a, 'b>(
     number: u32,
     more: impl FnOnce(&mut Directory<'_, '_>) -> Result<(), Error>,
 ) -> Result<Directory<'a, 'b>, Error> {
-    let front_path = format!("{}/device/{kind}/{number}", domain_path(guest));
+    let front_path = front_end(kind, guest, number);
     let back_path = back_end(kind, guest, number);
     let mut front = Directory::make(nodes, front_path.clone(), &shared(guest, BACK_END))?;
     front.write("backend", &back_path)?;
@@ -211,7 +221,13 @@ fn write_pair<'a, 'b>(
     Ok(back)
 }
 
-fn back_end(kind: &str, guest: DomainId, number: u32) -> String {
+/// The directory of a device's front end.
+pub fn front_end(kind: &str, guest: DomainId, number: u32) -> String {
+    format!("{}/device/{kind}/{number}", domain_path(guest))
+}
+
+/// The directory of a device's back end.
+pub fn back_end(kind: &str, guest: DomainId, number: u32) -> String {
     format!("{}/backend/{kind}/{guest}/{number}", domain_path(BACK_END))
 }
 
@@ -230,11 +246,27 @@ pub fn back_ends(nodes: &mut Nodes<'_>, guest: DomainId) -> alloc::vec::Vec<Stri
 pub fn announce_end(nodes: &mut Nodes<'_>, guest: DomainId) {
     remove_path(nodes, &format!("{}/device", domain_path(guest)));
     for directory in back_ends(nodes, guest) {
-        let closing = XenbusState::Closing.number().to_string();
-        for (key, value) in [("online", "0"), ("state", closing.as_str())] {
-            if let Err(error) = nodes.write(&format!("{directory}/{key}"), value) {
-                log::warn!("{directory}/{key}: {error}");
-            }
+        ask_to_close(nodes, &directory);
+    }
+}
+
+/// Asks the back end with this directory to close for good.
+pub fn ask_to_close(nodes: &mut Nodes<'_>, directory: &str) {
+    let closing = XenbusState::Closing.number().to_string();
+    for (key, value) in [("online", "0"), ("state", closing.as_str())] {
+        if let Err(error) = nodes.write(&format!("{directory}/{key}"), value) {
+            log::warn!("{directory}/{key}: {error}");
+        }
+    }
+}
+
+/// Removes all that is said of a device, and of its guest's having any of its kind if it was the last.
+pub fn remove_device(nodes: &mut Nodes<'_>, kind: &str, guest: DomainId, number: u32) {
+    for half in [front_end(kind, guest, number), back_end(kind, guest, number)] {
+        remove_path(nodes, &half);
+        let above = half.rsplit_once('/').map_or("", |(above, _)| above);
+        if nodes.list(above).is_ok_and(|left| left.is_empty()) {
+            remove_path(nodes, above);
         }
     }
 }
@@ -249,7 +281,7 @@ pub fn remove(nodes: &mut Nodes<'_>, guest: DomainId, handle: Handle) {
 }
 
 /// Removes a node and all below it, if it is there.
-fn remove_path(nodes: &mut Nodes<'_>, path: &str) {
+pub fn remove_path(nodes: &mut Nodes<'_>, path: &str) {
     match nodes.remove(path) {
         Ok(()) | Err(Error::NotFound) => {}
         Err(error) => log::warn!("{path} cannot be removed: {error}"),

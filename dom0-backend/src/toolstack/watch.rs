@@ -108,8 +108,8 @@ impl Toolstack {
             self.show_last_lines(&guest);
         }
         let life = now().saturating_sub(guest.made_at);
-        let reaction = ending.reaction(&guest.configuration, life);
-        if ending == Ending::Crashed && reaction != guest.configuration.on_crash {
+        let reaction = ending.reaction(&guest.configuration(), life);
+        if ending == Ending::Crashed && reaction != guest.configuration().on_crash {
             log::error!(
                 "{} is not started anew: it crashed {} ms after its start",
                 guest.name(),

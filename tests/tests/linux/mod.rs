@@ -12,6 +12,7 @@ use tests::{Dom0, Ledger, Prompt, program};
 use xtask::linux::Kernel;
 
 mod drivers;
+mod hot_plug;
 mod interfaces;
 mod many;
 mod matrix;
