@@ -80,9 +80,6 @@ fn for_each_gap(range: Range<u64>, used: &[Range<u64>], visit: &mut impl FnMut(R
     if range.is_empty() {
         return;
     }
-    if range.is_empty() {
-        return;
-    }
     let overlaps = |taken: &&Range<u64>| taken.start < range.end && range.start < taken.end;
     let Some(taken) = used.iter().filter(overlaps).min_by_key(|taken| taken.start) else {
         return visit(range);
@@ -135,13 +132,13 @@ pub fn put(frame: MachineFrame) {
 /// `EINVAL` when the frame is no memory of `owner`, `EBUSY` when it has another type or a count is full.
 #[inline]
 pub fn get_writable(frame: MachineFrame, owner: DomainId) -> Result<(), Errno> {
-    change_owned(frame, owner, |state| state.with_reference()?.with_writable())
+    change_owned(frame, owner, FrameState::with_writable_use)
 }
 
 /// Gives back what [`get_writable`] took; as to TLBs see [`put`].
 #[inline]
 pub fn put_writable(frame: MachineFrame) {
-    drop_reference(frame, |state| state.without_writable()?.without_reference());
+    drop_reference(frame, FrameState::without_writable_use);
 }
 
 /// Adds writable use to a reference that is already held.

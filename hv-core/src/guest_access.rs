@@ -5,8 +5,9 @@
 //! accident. What is read is a private copy.
 
 use crate::{arch, layout::is_hypervisor_address, vcpu::Context};
+use core::mem::MaybeUninit;
 use hypercall_abi::Errno;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Copies `destination.len()` bytes from guest address `address`.
 ///
@@ -62,6 +63,34 @@ pub fn read_element<T: FromBytes + IntoBytes>(base: u64, index: u64) -> Result<T
 #[inline]
 pub fn write_element<T: IntoBytes + Immutable>(base: u64, index: u64, value: &T) -> Result<(), Errno> {
     write(element_address::<T>(base, index)?, value)
+}
+
+/// Room for some elements of a guest's array, at most `N` bytes of them.
+#[repr(align(8))]
+pub struct ArrayRoom<const N: usize>([MaybeUninit<u8>; N]);
+
+impl<const N: usize> ArrayRoom<N> {
+    /// Room with nothing in it.
+    #[inline]
+    pub const fn empty() -> Self {
+        Self([const { MaybeUninit::uninit() }; N])
+    }
+
+    /// Reads `count` elements of a guest's array at `address`, all at once.
+    ///
+    /// # Errors
+    /// `EFAULT`, as [`read_bytes`], or when there is no room for so many.
+    #[inline]
+    pub fn read<T: FromBytes + IntoBytes + KnownLayout>(
+        &mut self,
+        address: u64,
+        count: usize,
+    ) -> Result<&mut [T], Errno> {
+        let bytes = self.0.get_mut(..count * size_of::<T>()).ok_or(Errno::EFAULT)?;
+        check_range(address, bytes.len())?;
+        let bytes = arch::guest_memory::read_uninit(address, bytes)?;
+        <[T]>::mut_from_bytes(bytes).map_err(|_| Errno::EFAULT)
+    }
 }
 
 fn element_address<T>(base: u64, index: u64) -> Result<u64, Errno> {

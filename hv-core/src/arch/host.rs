@@ -269,8 +269,9 @@ pub mod tlb {
 pub mod guest_memory {
     use super::LOADED;
     use crate::{direct_map, layout::PAGE_SIZE};
-    use core::sync::atomic::Ordering;
+    use core::{mem::MaybeUninit, sync::atomic::Ordering};
     use hypercall_abi::{Errno, MachineFrame};
+    use std::vec;
 
     const PRESENT: u64 = 1;
     const WRITABLE: u64 = 2;
@@ -312,6 +313,16 @@ pub mod guest_memory {
             direct_map::read_bytes(frame, (at % PAGE_SIZE) as usize, &mut destination[start..start + length]);
         }
         Ok(())
+    }
+
+    /// Copies from the guest to where nothing is yet.
+    ///
+    /// # Errors
+    /// `EFAULT` when the guest could not read it.
+    pub fn read_uninit(address: u64, destination: &mut [MaybeUninit<u8>]) -> Result<&mut [u8], Errno> {
+        let mut bytes = vec![0; destination.len()];
+        read(address, &mut bytes)?;
+        Ok(destination.write_copy_of_slice(&bytes))
     }
 
     /// Copies to the guest.

@@ -219,6 +219,25 @@ impl FrameState {
         Some(Self(if state & TYPE_COUNT == 0 { state & !TYPE } else { state }))
     }
 
+    /// One more use as writable, with its reference.
+    #[inline]
+    pub const fn with_writable_use(self) -> Option<Self> {
+        match self.with_reference() {
+            Some(state) => state.with_writable(),
+            None => None,
+        }
+    }
+
+    /// One use as writable less, with its reference; the type goes with the last one.
+    #[inline]
+    pub const fn without_writable_use(self) -> Option<Self> {
+        match self.without_writable() {
+            // A use as writable has a reference.
+            Some(state) if state.references() > 0 => Some(Self(state.0 - ONE_REFERENCE)),
+            _ => None,
+        }
+    }
+
     /// One more use, with its reference, of what already is a validated `frame_type`.
     #[inline]
     pub const fn with_use_as(self, frame_type: FrameType) -> Option<Self> {

@@ -36,10 +36,10 @@ const DETAIL_BUCKETS: usize = (MOST_GRANT_FRAMES * GRANT_ENTRIES_V2_PER_PAGE) as
 /// Frames of status words there can be.
 const MOST_STATUS_FRAMES: u32 = (MOST_GRANT_FRAMES * GRANT_ENTRIES_V2_PER_PAGE).div_ceil(STATUS_WORDS);
 
-/// A grant as it is used, packed; all zero when it is not.
+/// A grant as it is used; all zero when it is not.
 #[derive(Clone, Copy, Default)]
 struct Active {
-    /// The granted frame, or [`IN_DETAIL`] and the frame.
+    /// The granted frame, with [`IN_DETAIL`] if only a part of it is granted; or [`PASSED_ON`].
     frame: u32,
     /// Who uses it; a grant is to one domain.
     grantee: DomainId,
@@ -51,68 +51,53 @@ struct Active {
 
 const _: () = assert!(size_of::<Active>() == 8);
 
-/// In the place of a frame's highest bit, which no frame's number reaches: the grant is of no whole page.
+/// In the place of a frame's highest bit, which no frame's number reaches: which part it is stands in the detail.
 const IN_DETAIL: u32 = 1 << 31;
-const _: () = assert!(DIRECT_MAP_SIZE / PAGE_SIZE <= IN_DETAIL as u64);
+/// In the place of a frame, where no frame's number is so high: the grant is another domain's, passed on.
+const PASSED_ON: u32 = u32::MAX;
+const _: () = assert!(DIRECT_MAP_SIZE / PAGE_SIZE < IN_DETAIL as u64);
 
-/// What a grant that is of no whole page is of.
+/// Which part of a page is granted.
 #[derive(Clone, Copy, Default)]
 struct Detail {
-    /// First byte that is granted.
+    /// First byte.
     start: u16,
-    /// Number of bytes, or [`PASSED_ON`].
+    /// Number of bytes.
     length: u16,
 }
 
-/// In the place of a length, where none is so large: the grant is another domain's, passed on.
-const PASSED_ON: u16 = u16::MAX;
-
-/// A grant as it is used.
-#[derive(Clone, Copy)]
-struct Use {
-    /// The memory, if it is not passed on.
-    part: Option<Part>,
-    grantee: DomainId,
-    readers: u8,
-    writers: u8,
-}
-
-impl Use {
-    fn is_any(&self) -> bool {
+impl Active {
+    #[inline]
+    const fn is_any(&self) -> bool {
         self.readers != 0 || self.writers != 0
     }
 
-    fn count_mut(&mut self, access: Access) -> &mut u8 {
+    #[inline]
+    const fn count_mut(&mut self, access: Access) -> &mut u8 {
         match access {
             Access::Read => &mut self.readers,
             Access::Write => &mut self.writers,
         }
     }
 
+    /// The granted frame, if it is not passed on.
+    #[inline]
+    fn frame(&self) -> Option<MachineFrame> {
+        (self.frame != PASSED_ON).then_some(MachineFrame(u64::from(self.frame & !IN_DETAIL)))
+    }
+
     /// True when what it is used as is among the kinds.
-    fn suits(&self, kinds: GrantKinds) -> bool {
+    const fn suits(&self, kinds: GrantKinds) -> bool {
         match kinds {
-            GrantKinds::WholePage => self.part.is_some_and(|part| part.is_whole()),
-            GrantKinds::Own => self.part.is_some(),
+            GrantKinds::WholePage => self.frame & IN_DETAIL == 0,
+            GrantKinds::Own => self.frame != PASSED_ON,
             GrantKinds::Any => true,
         }
     }
-
-    /// The detail that the packed form needs.
-    fn detail(&self) -> Option<Detail> {
-        match self.part {
-            None => Some(Detail { start: 0, length: PASSED_ON }),
-            Some(part) if part.is_whole() => None,
-            Some(part) => Some(Detail { start: part.start, length: part.length }),
-        }
-    }
-
-    fn pack(&self) -> Active {
-        let mark = if self.detail().is_some() { IN_DETAIL } else { 0 };
-        let frame = self.part.map_or(0, |part| part.frame.0 as u32);
-        Active { frame: frame | mark, grantee: self.grantee, readers: self.readers, writers: self.writers }
-    }
 }
+
+/// Elements for all references, in frames that exist from the first use of one of their elements on.
+type Buckets<T, const N: usize, const COUNT: usize> = [Option<FrameBox<[T; N]>>; COUNT];
 
 /// The granting half of a domain's table.
 pub(super) struct Granted {
@@ -120,10 +105,10 @@ pub(super) struct Granted {
     shared: [MachineFrame; MOST_GRANT_FRAMES as usize],
     /// Frames of status words; those that were ever needed stay.
     status: [MachineFrame; MOST_STATUS_FRAMES as usize],
-    /// The active entries, which exist from the first use of one of them on.
-    active: [Option<FrameBox<[Active; ENTRIES]>>; BUCKETS],
-    /// Their details, which exist from the first grant of no whole page on.
-    details: [Option<FrameBox<[Detail; DETAILS]>>; DETAIL_BUCKETS],
+    /// The active entries.
+    active: Buckets<Active, ENTRIES, BUCKETS>,
+    /// What is granted by those that grant parts of pages.
+    details: Buckets<Detail, DETAILS, DETAIL_BUCKETS>,
     version: Version,
     /// The newest version the domain may choose.
     newest: Version,
@@ -136,7 +121,8 @@ pub(super) struct Granted {
 }
 
 /// Takes the reference that the first use of a kind needs.
-fn hold(frame: MachineFrame, owner: DomainId, access: Access) -> Result<(), Refusal> {
+#[inline(always)]
+pub(super) fn hold(frame: MachineFrame, owner: DomainId, access: Access) -> Result<(), Refusal> {
     let held = match access {
         Access::Read => frame::get(frame, owner),
         Access::Write => frame::get_writable(frame, owner),
@@ -145,7 +131,8 @@ fn hold(frame: MachineFrame, owner: DomainId, access: Access) -> Result<(), Refu
 }
 
 /// Drops what [`hold`] took.
-fn let_go(frame: MachineFrame, access: Access) {
+#[inline(always)]
+pub(super) fn let_go(frame: MachineFrame, access: Access) {
     match access {
         Access::Read => frame::put(frame),
         Access::Write => frame::put_writable(frame),
@@ -266,53 +253,32 @@ impl Granted {
     }
 
     /// The shared entry of a reference, if it is within the table.
+    #[inline]
     fn shared_entry(&self, reference: GrantReference) -> Option<SharedEntry> {
-        let in_frame = self.version.entries_in_frame();
-        let frame = self.shared_frame(reference.0 / in_frame)?;
-        let index = reference.0 % in_frame;
-        Some(match self.version {
-            Version::One => SharedEntry::version_one(frame, index),
-            Version::Two => {
-                let status = self.status_frame(reference.0 / STATUS_WORDS)?;
-                SharedEntry::version_two(frame, index, status, reference.0 % STATUS_WORDS)
-            }
-        })
+        if self.version == Version::Two {
+            return self.shared_entry_two(reference);
+        }
+        let frame = self.shared_frame(reference.0 / GRANT_ENTRIES_V1_PER_PAGE)?;
+        Some(SharedEntry::version_one(frame, reference.0 % GRANT_ENTRIES_V1_PER_PAGE))
+    }
+
+    #[inline(never)]
+    fn shared_entry_two(&self, reference: GrantReference) -> Option<SharedEntry> {
+        let frame = self.shared_frame(reference.0 / GRANT_ENTRIES_V2_PER_PAGE)?;
+        let status = self.status_frame(reference.0 / STATUS_WORDS)?;
+        let (index, word) = (reference.0 % GRANT_ENTRIES_V2_PER_PAGE, reference.0 % STATUS_WORDS);
+        Some(SharedEntry::version_two(frame, index, status, word))
     }
 
     /// How a grant is used; unused when there is no active entry near it.
-    fn use_of(&self, reference: GrantReference) -> Use {
-        let number = reference.0 as usize;
-        let bucket = self.active.get(number / ENTRIES).and_then(Option::as_ref);
-        let active = bucket.map_or(Active::default(), |bucket| bucket[number % ENTRIES]);
-        let frame = MachineFrame(u64::from(active.frame & !IN_DETAIL));
-        let part = match active.frame & IN_DETAIL {
-            0 => Some(Part::whole(frame)),
-            _ => match self.detail_of(reference) {
-                Detail { length: PASSED_ON, .. } => None,
-                Detail { start, length } => Some(Part { frame, start, length }),
-            },
-        };
-        Use { part, grantee: active.grantee, readers: active.readers, writers: active.writers }
-    }
-
-    fn detail_of(&self, reference: GrantReference) -> Detail {
-        let number = reference.0 as usize;
-        let bucket = self.details.get(number / DETAILS).and_then(Option::as_ref);
-        bucket.map_or(Detail::default(), |bucket| bucket[number % DETAILS])
-    }
-
-    /// Records how a grant is used, in new frames if need be.
-    fn set_use(&mut self, reference: GrantReference, now: &Use) -> Result<(), Refusal> {
-        if let Some(detail) = now.detail() {
-            *element_of(&mut self.details, reference)? = detail;
-        }
-        *element_of(&mut self.active, reference)? = now.pack();
-        Ok(())
+    fn use_of(&self, reference: GrantReference) -> Active {
+        find(&self.active, reference).copied().unwrap_or_default()
     }
 
     /// Begins a use of a grant by `grantee` and says what is granted. Until [`Self::release`] with the same `access`
     /// a frame of the granter's stays, and stays writable memory if `access` is to write. For a grant that is passed
     /// on, the caller goes on to the domain behind.
+    #[inline(always)]
     pub fn acquire(
         &mut self,
         granter: DomainId,
@@ -322,23 +288,57 @@ impl Granted {
         kinds: GrantKinds,
     ) -> Result<Grant, Refusal> {
         let shared = self.shared_entry(reference).ok_or(Refusal(GNTST_BAD_GNTREF))?;
-        let mut now = self.use_of(reference);
-        if now.is_any() && (now.grantee != grantee || !now.suits(kinds)) {
-            return Err(Refusal(GNTST_GENERAL_ERROR));
+        let active = match find_mut(&mut self.active, reference) {
+            Some(active) => active,
+            None if shared.would_grant(grantee, access, kinds) => make(&mut self.active, reference)?,
+            None => return Err(Refusal(GNTST_GENERAL_ERROR)),
+        };
+        if active.is_any() {
+            return self.join(shared, granter, reference, grantee, access, kinds);
         }
-        let before = *now.count_mut(access);
-        let after = before.checked_add(1).ok_or(Refusal(GNTST_GENERAL_ERROR))?;
-        if before == 0 {
-            now = first_use(&now, shared, granter, grantee, access, kinds)?;
-        }
-        *now.count_mut(access) = after;
-        if let Err(refusal) = self.set_use(reference, &now) {
-            // There is no frame to record it in, so it was the first use.
-            *now.count_mut(access) = 0;
-            end_use(&now, Some(shared), access);
+        let grant = shared.announce(grantee, access, kinds)?;
+        let frame = match grant {
+            Grant::Own(part) => take_hold(&mut self.details, reference, part, granter, access)
+                .inspect_err(|_| shared.withdraw(GTF_READING | GTF_WRITING))?,
+            Grant::PassedOn(..) => PASSED_ON,
+        };
+        *active = Active { frame, grantee, readers: 0, writers: 0 };
+        *active.count_mut(access) = 1;
+        Ok(grant)
+    }
+
+    /// Begins another use of a grant in use.
+    #[inline(never)]
+    fn join(
+        &mut self,
+        shared: SharedEntry,
+        granter: DomainId,
+        reference: GrantReference,
+        grantee: DomainId,
+        access: Access,
+        kinds: GrantKinds,
+    ) -> Result<Grant, Refusal> {
+        let refusal = Refusal(GNTST_GENERAL_ERROR);
+        let active = find_mut(&mut self.active, reference).ok_or(refusal)?;
+        if active.grantee != grantee || !active.suits(kinds) {
             return Err(refusal);
         }
-        Ok(now.part.map_or_else(|| shared.passed_on(), Grant::Own))
+        let grant = match active.frame() {
+            None => shared.passed_on().ok_or(refusal)?,
+            Some(frame) if active.frame & IN_DETAIL == 0 => Grant::Own(Part::whole(frame)),
+            Some(frame) => {
+                let Detail { start, length } = *find(&self.details, reference).ok_or(refusal)?;
+                Grant::Own(Part { frame, start, length })
+            }
+        };
+        let others = *active;
+        let count = active.count_mut(access);
+        let after = count.checked_add(1).ok_or(refusal)?;
+        if *count == 0 {
+            first_of_its_kind(&others, shared, granter, access)?;
+        }
+        *count = after;
+        Ok(grant)
     }
 
     /// [`Self::acquire`] for a whole page.
@@ -359,24 +359,29 @@ impl Granted {
     }
 
     /// Ends a use.
+    #[inline(always)]
     pub fn release(&mut self, reference: GrantReference, access: Access) {
-        let mut now = self.use_of(reference);
-        let count = now.count_mut(access);
+        let Some(active) = find_mut(&mut self.active, reference) else { return };
+        let count = active.count_mut(access);
         debug_assert!(*count > 0, "a use is ended twice");
         *count = count.saturating_sub(1);
-        let is_last = *count == 0;
-        // The frames are there: the use was recorded when it began.
-        let recorded = self.set_use(reference, &now);
-        debug_assert!(recorded.is_ok());
-        if is_last {
-            end_use(&now, self.shared_entry(reference), access);
+        if *count > 0 {
+            return;
+        }
+        let left = *active;
+        // The frame is let go before the granter can see that its grant is not used any more.
+        if let Some(frame) = left.frame() {
+            let_go(frame, access);
+        }
+        if let Some(shared) = self.shared_entry(reference) {
+            withdraw_unused(&left, shared, access);
         }
     }
 
     /// The frame of a grant in use.
     pub fn frame_in_use(&self, reference: GrantReference) -> Option<MachineFrame> {
         let now = self.use_of(reference);
-        if now.is_any() { now.part.map(|part| part.frame) } else { None }
+        if now.is_any() { now.frame() } else { None }
     }
 
     /// Exchanges two shared entries; neither may be in use.
@@ -398,7 +403,7 @@ impl Granted {
         let buckets = (0u32..).step_by(ENTRIES).zip(&self.active);
         let all = buckets.filter_map(|(first, bucket)| Some((first, bucket.as_ref()?)));
         all.flat_map(|(first, bucket)| (first..).zip(bucket.iter()))
-            .filter(|(_, active)| active.readers != 0 || active.writers != 0)
+            .filter(|(_, active)| active.is_any())
             .map(|(reference, _)| GrantReference(reference))
     }
 
@@ -413,9 +418,29 @@ const fn status_frames(frames: u32) -> u32 {
     (frames * GRANT_ENTRIES_V2_PER_PAGE).div_ceil(STATUS_WORDS)
 }
 
-/// The element for a reference in an array that lies in frames, made if there is none.
-fn element_of<T: Default, const N: usize>(
-    buckets: &mut [Option<FrameBox<[T; N]>>],
+/// The element for a reference, if its frame exists.
+fn find<T, const N: usize, const COUNT: usize>(
+    buckets: &Buckets<T, N, COUNT>,
+    reference: GrantReference,
+) -> Option<&T> {
+    let number = reference.0 as usize;
+    buckets.get(number / N)?.as_ref().map(|bucket| &bucket[number % N])
+}
+
+/// [`find`], to change it.
+#[inline]
+fn find_mut<T, const N: usize, const COUNT: usize>(
+    buckets: &mut Buckets<T, N, COUNT>,
+    reference: GrantReference,
+) -> Option<&mut T> {
+    let number = reference.0 as usize;
+    buckets.get_mut(number / N)?.as_mut().map(|bucket| &mut bucket[number % N])
+}
+
+/// The element for a reference, in a new frame if need be.
+#[inline(never)]
+fn make<T: Default, const N: usize, const COUNT: usize>(
+    buckets: &mut Buckets<T, N, COUNT>,
     reference: GrantReference,
 ) -> Result<&mut T, Refusal> {
     let number = reference.0 as usize;
@@ -426,47 +451,54 @@ fn element_of<T: Default, const N: usize>(
     Ok(&mut bucket.as_mut().ok_or(Refusal(GNTST_NO_SPACE))?[number % N])
 }
 
-/// The first use of its kind: checks the shared entry, announces the use there, and takes hold of the frame.
-fn first_use(
-    before: &Use,
-    shared: SharedEntry,
+/// Takes hold of what is granted, and says what the active entry needs to remember of it.
+#[inline(always)]
+fn take_hold(
+    details: &mut Buckets<Detail, DETAILS, DETAIL_BUCKETS>,
+    reference: GrantReference,
+    part: Part,
     granter: DomainId,
-    grantee: DomainId,
     access: Access,
-    kinds: GrantKinds,
-) -> Result<Use, Refusal> {
-    let in_use = before.is_any();
-    // A reader beside a writer finds its flag up already.
-    let flags = match in_use && access == Access::Read {
-        true => 0,
-        false => shared.announce(grantee, access, in_use, kinds)?,
-    };
-    let part = match in_use {
-        true => before.part,
-        false => match shared.grant(flags) {
-            Grant::Own(part) => Some(part),
-            Grant::PassedOn(..) => None,
-        },
-    };
-    if let Some(part) = part {
-        hold(part.frame, granter, access).inspect_err(|_| withdraw_unused(before, shared, access))?;
+) -> Result<u32, Refusal> {
+    hold(part.frame, granter, access)?;
+    // It exists, so its number is small.
+    let frame = part.frame.0 as u32;
+    if part.is_whole() {
+        return Ok(frame);
     }
-    Ok(Use { part, grantee, ..*before })
+    note_detail(details, reference, part).inspect_err(|_| let_go(part.frame, access))?;
+    Ok(frame | IN_DETAIL)
 }
 
-/// The last use of its kind has ended, and `left` are the others. The frame is let go before the granter can see that
-/// its grant is not used any more.
-fn end_use(left: &Use, shared: Option<SharedEntry>, ended: Access) {
-    if let Some(part) = left.part {
-        let_go(part.frame, ended);
+#[inline(never)]
+fn note_detail(
+    details: &mut Buckets<Detail, DETAILS, DETAIL_BUCKETS>,
+    reference: GrantReference,
+    part: Part,
+) -> Result<(), Refusal> {
+    *make(details, reference)? = Detail { start: part.start, length: part.length };
+    Ok(())
+}
+
+/// The first use for reading beside writers, or for writing beside readers: announces it if need be, and takes hold
+/// of the frame.
+fn first_of_its_kind(
+    others: &Active,
+    shared: SharedEntry,
+    granter: DomainId,
+    access: Access,
+) -> Result<(), Refusal> {
+    // A reader beside a writer finds its flag up already.
+    if access == Access::Write {
+        shared.announce_again(access)?;
     }
-    if let Some(shared) = shared {
-        withdraw_unused(left, shared, ended);
-    }
+    let Some(frame) = others.frame() else { return Ok(()) };
+    hold(frame, granter, access).inspect_err(|_| withdraw_unused(others, shared, access))
 }
 
 /// Takes down the flags of a use that has ended, as far as no other use needs them.
-fn withdraw_unused(left: &Use, shared: SharedEntry, ended: Access) {
+#[inline(always)]
+fn withdraw_unused(left: &Active, shared: SharedEntry, ended: Access) {
     if !left.is_any() {
         shared.withdraw(GTF_READING | GTF_WRITING);
     } else if ended == Access::Write {

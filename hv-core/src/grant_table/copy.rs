@@ -6,126 +6,139 @@
 
 use super::{
     Counters, Refusal,
+    active::{hold, let_go},
     peer::Peer,
     shared::{Access, Grant, GrantKinds, Part},
 };
 use crate::{
     direct_map,
     domain::{Domain, DomainRef},
-    frame,
     layout::PAGE_SIZE,
 };
 use core::sync::atomic::Ordering;
 use hypercall_abi::{
-    DomainId, Errno, GrantReference, MachineFrame,
+    DomainId, GrantReference, MachineFrame,
     grant_table::{
-        GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_COPY_ARG, GNTST_BAD_PAGE, GNTST_GENERAL_ERROR,
+        GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_COPY_ARG, GNTST_GENERAL_ERROR,
         GNTST_PERMISSION_DENIED, GnttabCopy, GnttabCopyPtr,
     },
 };
 
-/// What an end of a copy is held by.
-enum Hold {
-    /// A use of a grant of the domain that the end's [`Peer`] found last.
-    Grant(GrantReference),
-    /// The same, and a use of the grant behind that it passes on.
-    PassedOn(GrantReference, DomainRef, GrantReference),
-    /// A reference to a frame of the caller's.
-    Own,
+/// The guest's words for a place, to recognise it by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Name {
+    domain: DomainId,
+    is_grant: bool,
+    /// The grant reference, or the frame.
+    number: u64,
 }
 
-/// An end of a copy that is held.
-struct Held {
-    part: Part,
-    hold: Hold,
-    /// The guest's words for it, to recognise it by.
-    named: (DomainId, u64),
+impl Name {
+    #[inline]
+    fn of(place: &GnttabCopyPtr, is_grant: bool) -> Self {
+        let number = if is_grant { u64::from(place.reference().0) } else { place.gmfn() };
+        Self { domain: place.domid, is_grant, number }
+    }
+
+    #[inline]
+    const fn reference(self) -> GrantReference {
+        GrantReference(self.number as u32)
+    }
 }
 
 /// The source or the destination of the copies in a batch.
-struct End<'a> {
+struct End<'a, const IS_DESTINATION: bool> {
     caller: &'a Domain,
-    access: Access,
+    /// The domain whose grant is held, or was.
     peer: Peer,
-    held: Option<Held>,
+    /// What is held: a use of a grant, or a reference to a frame of the caller's.
+    held: Option<Name>,
+    /// The memory of that.
+    part: Part,
+    /// Where the grant is passed on: the use of the grant behind it.
+    behind: Option<(DomainRef, GrantReference)>,
 }
 
-impl<'a> End<'a> {
-    fn new(caller: &'a Domain, access: Access) -> Self {
-        Self { caller, access, peer: Peer::default(), held: None }
+impl<'a, const IS_DESTINATION: bool> End<'a, IS_DESTINATION> {
+    const ACCESS: Access = if IS_DESTINATION { Access::Write } else { Access::Read };
+
+    fn new(caller: &'a Domain) -> Self {
+        let part = Part::whole(MachineFrame(0));
+        Self { caller, peer: Peer::default(), held: None, part, behind: None }
     }
 
     /// The memory at a place, held until [`Self::release`] or the next other place.
     #[inline]
     fn prepare(&mut self, place: &GnttabCopyPtr, is_grant: bool) -> Result<Part, Refusal> {
-        let number = if is_grant { u64::from(place.reference().0) } else { place.gmfn() };
-        if let Some(held) = &self.held
-            && held.named == (place.domid, number)
-            && matches!(held.hold, Hold::Own) != is_grant
-        {
-            return Ok(held.part);
+        let name = Name::of(place, is_grant);
+        if self.held != Some(name) {
+            self.release();
+            self.part = if is_grant { self.hold_grant(name)? } else { self.hold_own(name)? };
+            self.held = Some(name);
         }
-        self.release();
-        let (part, hold) = match is_grant {
-            true => self.hold_grant(place.domid, place.reference())?,
-            false => self.hold_own(place.domid, MachineFrame(number))?,
-        };
-        self.held = Some(Held { part, hold, named: (place.domid, number) });
+        Ok(self.part)
+    }
+
+    #[inline]
+    fn hold_grant(&mut self, name: Name) -> Result<Part, Refusal> {
+        let granter = if name.domain == DomainId::SELF { self.caller.id } else { name.domain };
+        let granter = self.peer.find(granter)?;
+        let (reference, grantee) = (name.reference(), self.caller.id);
+        let mut granted = granter.grant_table.granted.lock();
+        let grant = granted.acquire(granter.id, reference, grantee, Self::ACCESS, GrantKinds::Any)?;
+        drop(granted);
+        match grant {
+            Grant::Own(part) => Ok(part),
+            Grant::PassedOn(behind, its_reference) => self.hold_behind(reference, behind, its_reference),
+        }
+    }
+
+    /// Goes on to the grant behind one that is held and passed on, or lets go of that one.
+    #[inline(never)]
+    fn hold_behind(
+        &mut self,
+        near: GrantReference,
+        behind: DomainId,
+        reference: GrantReference,
+    ) -> Result<Part, Refusal> {
+        let Some(granter) = self.peer.last() else { return Err(Refusal(GNTST_GENERAL_ERROR)) };
+        let held = hold_behind(granter, behind, reference, Self::ACCESS);
+        let release = |_: &Refusal| granter.grant_table.granted.lock().release(near, Self::ACCESS);
+        let (part, behind) = held.inspect_err(release)?;
+        self.behind = Some((behind, reference));
         Ok(part)
     }
 
-    fn hold_grant(&mut self, granter: DomainId, reference: GrantReference) -> Result<(Part, Hold), Refusal> {
-        let granter = self.peer.find(if granter == DomainId::SELF { self.caller.id } else { granter })?;
-        let table = &granter.grant_table;
-        let grant = table.granted.lock().acquire(
-            granter.id,
-            reference,
-            self.caller.id,
-            self.access,
-            GrantKinds::Any,
-        )?;
-        match grant {
-            Grant::Own(part) => Ok((part, Hold::Grant(reference))),
-            Grant::PassedOn(behind, its_reference) => {
-                hold_behind(granter, behind, its_reference, self.access)
-                    .map(|(part, behind)| (part, Hold::PassedOn(reference, behind, its_reference)))
-                    .inspect_err(|_| table.granted.lock().release(reference, self.access))
-            }
-        }
-    }
-
     /// Only the caller's own memory may be named by frame.
-    fn hold_own(&self, owner: DomainId, frame: MachineFrame) -> Result<(Part, Hold), Refusal> {
-        if owner != DomainId::SELF {
+    #[inline]
+    fn hold_own(&self, name: Name) -> Result<Part, Refusal> {
+        if name.domain != DomainId::SELF {
             return Err(Refusal(GNTST_PERMISSION_DENIED));
         }
-        let held = match self.access {
-            Access::Read => frame::get(frame, self.caller.id),
-            Access::Write => frame::get_writable(frame, self.caller.id),
-        };
-        held.map_err(|errno| {
-            Refusal(if errno == Errno::EBUSY { GNTST_GENERAL_ERROR } else { GNTST_BAD_PAGE })
-        })?;
-        Ok((Part::whole(frame), Hold::Own))
+        let frame = MachineFrame(name.number);
+        hold(frame, self.caller.id, Self::ACCESS)?;
+        Ok(Part::whole(frame))
     }
 
     /// Lets go of what is held.
+    #[inline(always)]
     fn release(&mut self) {
-        let Some(held) = self.held.take() else { return };
-        match held.hold {
-            Hold::Grant(reference) => self.release_near(reference),
-            Hold::PassedOn(reference, behind, its_reference) => {
-                behind.grant_table.granted.lock().release(its_reference, self.access);
-                self.release_near(reference);
-            }
-            Hold::Own if self.access == Access::Read => frame::put(held.part.frame),
-            Hold::Own => frame::put_writable(held.part.frame),
+        let Some(name) = self.held.take() else { return };
+        if !name.is_grant {
+            return let_go(self.part.frame, Self::ACCESS);
+        }
+        if self.behind.is_some() {
+            self.release_behind();
+        }
+        if let Some(granter) = self.peer.last() {
+            granter.grant_table.granted.lock().release(name.reference(), Self::ACCESS);
         }
     }
 
-    fn release_near(&self, reference: GrantReference) {
-        if let Some(granter) = self.peer.last() {
-            granter.grant_table.granted.lock().release(reference, self.access);
+    #[inline(never)]
+    fn release_behind(&mut self) {
+        if let Some((behind, reference)) = self.behind.take() {
+            behind.grant_table.granted.lock().release(reference, Self::ACCESS);
         }
     }
 }
@@ -158,7 +171,7 @@ fn hold_behind(
     }
 }
 
-impl Drop for End<'_> {
+impl<const IS_DESTINATION: bool> Drop for End<'_, IS_DESTINATION> {
     fn drop(&mut self) {
         self.release();
     }
@@ -166,17 +179,21 @@ impl Drop for End<'_> {
 
 /// Copies on behalf of one domain.
 pub(super) struct Copier<'a> {
-    source: End<'a>,
-    destination: End<'a>,
+    source: End<'a, false>,
+    destination: End<'a, true>,
     counters: &'a Counters,
+    copies: u64,
+    bytes: u64,
 }
 
 impl<'a> Copier<'a> {
     pub fn new(caller: &'a Domain) -> Self {
         Self {
-            source: End::new(caller, Access::Read),
-            destination: End::new(caller, Access::Write),
+            source: End::new(caller),
+            destination: End::new(caller),
             counters: &caller.grant_table.counters,
+            copies: 0,
+            bytes: 0,
         }
     }
 
@@ -188,18 +205,23 @@ impl<'a> Copier<'a> {
         }
         let source = self.source.prepare(&op.source, op.flags & GNTCOPY_SOURCE_GREF != 0)?;
         let destination = self.destination.prepare(&op.dest, op.flags & GNTCOPY_DEST_GREF != 0)?;
-        if leaves_page(op.source.offset, op.len) || leaves_page(op.dest.offset, op.len) {
-            return Err(Refusal(GNTST_BAD_COPY_ARG));
-        }
         if !source.contains(op.source.offset, op.len) || !destination.contains(op.dest.offset, op.len) {
-            return Err(Refusal(GNTST_GENERAL_ERROR));
+            let leaves_page = leaves_page(op.source.offset, op.len) || leaves_page(op.dest.offset, op.len);
+            return Err(Refusal(if leaves_page { GNTST_BAD_COPY_ARG } else { GNTST_GENERAL_ERROR }));
         }
         let length = usize::from(op.len);
         let (from, to) = (usize::from(op.source.offset), usize::from(op.dest.offset));
         direct_map::copy_between((source.frame, from), (destination.frame, to), length);
-        self.counters.copies.fetch_add(1, Ordering::Relaxed);
-        self.counters.bytes_copied.fetch_add(u64::from(op.len), Ordering::Relaxed);
+        self.copies += 1;
+        self.bytes += u64::from(op.len);
         Ok(())
+    }
+}
+
+impl Drop for Copier<'_> {
+    fn drop(&mut self) {
+        self.counters.copies.fetch_add(self.copies, Ordering::Relaxed);
+        self.counters.bytes_copied.fetch_add(self.bytes, Ordering::Relaxed);
     }
 }
 

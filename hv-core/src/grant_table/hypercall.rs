@@ -12,10 +12,9 @@ use super::{
     unmap::{BATCH, Batch, Unmap},
 };
 use crate::{
-    guest_access::{read, write},
+    guest_access::{ArrayRoom, read_element, write_bytes},
     hypercall::{Arguments, Caller, HypercallError, HypercallResult},
 };
-use core::mem::offset_of;
 use hypercall_abi::{
     Errno,
     grant_table::{
@@ -25,7 +24,7 @@ use hypercall_abi::{
         GnttabCopy, GnttabMapGrantRef, GnttabSwapGrantRef, GnttabUnmapAndReplace, GnttabUnmapGrantRef,
     },
 };
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Grant-table operation `arguments[0]` (`GNTTABOP_*`) on the array of `arguments[2]` structures at guest address
 /// `arguments[1]`.
@@ -41,15 +40,19 @@ pub fn grant_table_op(caller: &mut Caller<'_>, arguments: &Arguments) -> Hyperca
     }
     let array = Array { base, count };
     match command as u32 {
-        GNTTABOP_COPY => array.in_pieces::<GnttabCopy>(caller, copy_piece),
-        GNTTABOP_MAP_GRANT_REF => array.in_pieces::<GnttabMapGrantRef>(caller, map_piece),
-        GNTTABOP_UNMAP_GRANT_REF => array.in_pieces::<GnttabUnmapGrantRef>(caller, unmap_piece),
-        GNTTABOP_UNMAP_AND_REPLACE => array.in_pieces::<GnttabUnmapAndReplace>(caller, replace_piece),
-        GNTTABOP_SWAP_GRANT_REF => array.in_pieces::<GnttabSwapGrantRef>(caller, swap_piece),
+        GNTTABOP_COPY => array.in_pieces(caller, copy_piece),
+        GNTTABOP_MAP_GRANT_REF => array.in_pieces(caller, map_piece),
+        GNTTABOP_UNMAP_GRANT_REF => array.in_pieces(caller, |caller, ops: &mut [GnttabUnmapGrantRef]| {
+            unmap_piece(caller, ops, |op| &mut op.status);
+        }),
+        GNTTABOP_UNMAP_AND_REPLACE => array.in_pieces(caller, |caller, ops: &mut [GnttabUnmapAndReplace]| {
+            unmap_piece(caller, ops, |op| &mut op.status);
+        }),
+        GNTTABOP_SWAP_GRANT_REF => array.in_pieces(caller, swap_piece),
         GNTTABOP_SETUP_TABLE => array.only_one(|pointer| table::setup_table(caller, pointer)),
         GNTTABOP_QUERY_SIZE => array.only_one(|pointer| table::query_size(caller, pointer)),
         GNTTABOP_GET_STATUS_FRAMES => array.only_one(|pointer| table::get_status_frames(caller, pointer)),
-        GNTTABOP_CACHE_FLUSH => array.in_pieces::<GnttabCacheFlush>(caller, flush_piece),
+        GNTTABOP_CACHE_FLUSH => array.flush(caller),
         // These two have no count: one structure whatever it says.
         GNTTABOP_SET_VERSION => done(table::set_version(caller, base)),
         GNTTABOP_GET_VERSION => done(table::get_version(caller, base)),
@@ -63,7 +66,10 @@ fn done(result: Result<(), Errno>) -> HypercallResult {
 }
 
 /// Operations in one piece of an array.
-const PIECE: u32 = BATCH as u32;
+const PIECE: u32 = 64;
+
+/// Room for a piece of any kind of operations.
+type Room = ArrayRoom<{ PIECE as usize * size_of::<GnttabCopy>() }>;
 
 /// A guest's array of operations.
 struct Array {
@@ -71,33 +77,44 @@ struct Array {
     count: u32,
 }
 
-/// Some of them: the addresses of the operations.
-struct Piece {
-    base: u64,
-    size: u64,
-    count: u32,
-}
-
-impl Piece {
-    fn addresses(&self) -> impl Iterator<Item = u64> {
-        (0..u64::from(self.count)).map(|index| self.base.wrapping_add(index * self.size))
-    }
-}
-
 impl Array {
-    /// Works on the first piece, and restarts the call for the rest.
-    fn in_pieces<T>(
+    /// Works on copies of the operations of the first piece, writes them back, and restarts the call for the rest. When
+    /// a piece cannot be read whole, the first operation is a piece for itself.
+    fn in_pieces<T: FromBytes + IntoBytes + KnownLayout + Immutable>(
         &self,
         caller: &mut Caller<'_>,
-        work: fn(&Caller<'_>, &Piece) -> Result<(), Errno>,
+        work: fn(&Caller<'_>, &mut [T]),
     ) -> HypercallResult {
-        let piece = Piece { base: self.base, size: size_of::<T>() as u64, count: self.count.min(PIECE) };
-        work(caller, &piece)?;
-        if piece.count == self.count {
+        if self.count == 0 {
             return Ok(0);
         }
-        caller.set_argument(1, self.base.wrapping_add(u64::from(piece.count) * piece.size));
-        caller.set_argument(2, u64::from(self.count - piece.count));
+        let mut room = Room::empty();
+        let mut count = self.count.min(PIECE);
+        if room.read::<T>(self.base, count as usize).is_err() {
+            count = 1;
+        }
+        let ops = room.read::<T>(self.base, count as usize)?;
+        work(caller, ops);
+        write_bytes(self.base, ops.as_bytes())?;
+        self.go_on::<T>(caller, count)
+    }
+
+    /// [`Self::in_pieces`] for operations that nothing is written back of, and of which one that fails ends the call.
+    fn flush(&self, caller: &mut Caller<'_>) -> HypercallResult {
+        let count = self.count.min(PIECE);
+        for index in 0..u64::from(count) {
+            cache::flush(caller.domain, &read_element(self.base, index)?)?;
+        }
+        self.go_on::<GnttabCacheFlush>(caller, count)
+    }
+
+    /// Restarts the call for what is left after `done` operations.
+    fn go_on<T>(&self, caller: &mut Caller<'_>, done: u32) -> HypercallResult {
+        if done == self.count {
+            return Ok(0);
+        }
+        caller.set_argument(1, self.base.wrapping_add(size_of::<T>() as u64 * u64::from(done)));
+        caller.set_argument(2, u64::from(self.count - done));
         Err(HypercallError::Restart)
     }
 
@@ -110,62 +127,36 @@ impl Array {
     }
 }
 
-fn copy_piece(caller: &Caller<'_>, piece: &Piece) -> Result<(), Errno> {
+fn copy_piece(caller: &Caller<'_>, ops: &mut [GnttabCopy]) {
     let mut copier = Copier::new(caller.domain);
-    for address in piece.addresses() {
-        let op: GnttabCopy = read(address)?;
-        let status = status(copier.copy(&op));
-        write(address.wrapping_add(offset_of!(GnttabCopy, status) as u64), &status)?;
+    for op in ops {
+        op.status = status(copier.copy(op));
     }
-    Ok(())
 }
 
-fn map_piece(caller: &Caller<'_>, piece: &Piece) -> Result<(), Errno> {
+fn map_piece(caller: &Caller<'_>, ops: &mut [GnttabMapGrantRef]) {
     let mut peer = Peer::default();
-    for address in piece.addresses() {
-        let mut op: GnttabMapGrantRef = read(address)?;
-        op.status = status(map::map(caller, &mut peer, &mut op));
-        write(address, &op)?;
+    for op in ops {
+        op.status = status(map::map(caller, &mut peer, op));
     }
-    Ok(())
 }
 
-fn unmap_piece(caller: &Caller<'_>, piece: &Piece) -> Result<(), Errno> {
-    let at = offset_of!(GnttabUnmapGrantRef, status) as u64;
-    unmap_all(caller, piece, at, |op: &GnttabUnmapGrantRef| Unmap::from(op))
+/// Undoes mappings. Of each batch of them it flushes once, and then lets go.
+fn unmap_piece<T>(caller: &Caller<'_>, ops: &mut [T], status_of: fn(&mut T) -> &mut i16)
+where
+    Unmap: for<'a> From<&'a T>,
+{
+    for some in ops.chunks_mut(BATCH) {
+        let mut batch = Batch::new(caller.domain);
+        for op in some {
+            *status_of(op) = status(batch.unmap(caller, &Unmap::from(op)));
+        }
+        batch.finish();
+    }
 }
 
-fn replace_piece(caller: &Caller<'_>, piece: &Piece) -> Result<(), Errno> {
-    let at = offset_of!(GnttabUnmapAndReplace, status) as u64;
-    unmap_all(caller, piece, at, |op: &GnttabUnmapAndReplace| Unmap::from(op))
-}
-
-/// Undoes the mappings of a piece, however far it could be read, and then flushes once and lets go.
-fn unmap_all<T: FromBytes + IntoBytes>(
-    caller: &Caller<'_>,
-    piece: &Piece,
-    status_at: u64,
-    convert: fn(&T) -> Unmap,
-) -> Result<(), Errno> {
-    let mut batch = Batch::new(caller.domain);
-    let result = piece.addresses().try_for_each(|address| {
-        let op: T = read(address)?;
-        let status = status(batch.unmap(caller, &convert(&op)));
-        write(address.wrapping_add(status_at), &status)
-    });
-    batch.finish();
-    result
-}
-
-fn swap_piece(caller: &Caller<'_>, piece: &Piece) -> Result<(), Errno> {
-    for address in piece.addresses() {
-        let mut op: GnttabSwapGrantRef = read(address)?;
+fn swap_piece(caller: &Caller<'_>, ops: &mut [GnttabSwapGrantRef]) {
+    for op in ops {
         op.status = status(caller.domain.grant_table.granted.lock().swap(op.ref_a, op.ref_b));
-        write(address, &op)?;
     }
-    Ok(())
-}
-
-fn flush_piece(caller: &Caller<'_>, piece: &Piece) -> Result<(), Errno> {
-    piece.addresses().try_for_each(|address| cache::flush(caller.domain, &read(address)?))
 }

@@ -5,6 +5,7 @@
 
 use super::{
     Refusal,
+    active::Granted,
     maptrack::{CONTAINS_PTE, DEVICE, HOST, Mapping, READ_ONLY},
     peer::Peer,
     shared::Access,
@@ -20,7 +21,7 @@ use hypercall_abi::{
     Errno, GrantReference, MachineFrame,
     grant_table::{
         GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_GUEST_AVAIL_MASK, GNTMAP_HOST_MAP, GNTMAP_READONLY,
-        GNTST_BAD_GNTREF, GNTST_GENERAL_ERROR, GNTST_NO_SPACE, GnttabMapGrantRef,
+        GNTST_BAD_GNTREF, GNTST_GENERAL_ERROR, GNTST_NO_SPACE, GnttabMapGrantRef, GrantHandle,
     },
 };
 
@@ -36,22 +37,15 @@ const AVAILABLE_BITS: u64 = 0b111 << FIRST_AVAILABLE_BIT;
 pub(super) fn map(caller: &Caller<'_>, peer: &mut Peer, op: &mut GnttabMapGrantRef) -> Result<(), Refusal> {
     let flags = mapping_flags(op.flags)?;
     let granter = peer.find(op.dom)?;
-    let table = &caller.domain.grant_table;
-    let handle = table.maptrack.lock().reserve().ok_or(Refusal(GNTST_NO_SPACE))?;
     let request = Request { granter, reference: op.r#ref, flags };
-    match request.carry_out(caller, op) {
-        Ok((frame, mapping)) => {
-            table.maptrack.lock().settle(handle, mapping);
-            table.counters.maps.fetch_add(1, Ordering::Relaxed);
-            op.handle = handle;
-            op.dev_bus_addr = frame.physical_address();
-            Ok(())
-        }
-        Err(refusal) => {
-            table.maptrack.lock().give_up(handle);
-            Err(refusal)
-        }
-    }
+    let (handle, frame) = match flags & HOST {
+        0 => request.map_device(caller.domain)?,
+        _ => request.map_host(caller, op)?,
+    };
+    caller.domain.grant_table.counters.maps.fetch_add(1, Ordering::Relaxed);
+    op.handle = handle;
+    op.dev_bus_addr = frame.physical_address();
+    Ok(())
 }
 
 /// The ABI's flags as the maptrack keeps them. A mapping for nobody is refused.
@@ -76,32 +70,66 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    fn carry_out(
+    fn map_device(&self, caller: &Domain) -> Result<(GrantHandle, MachineFrame), Refusal> {
+        let frame = self.acquire(&mut self.granter.grant_table.granted.lock(), caller)?;
+        let inserted = caller.grant_table.maptrack.lock().insert(self.mapping(frame.physical_address()));
+        match inserted {
+            Ok(handle) => Ok((handle, frame)),
+            Err(_) => {
+                release_uses(self.granter, self.reference, self.flags);
+                Err(Refusal(GNTST_NO_SPACE))
+            }
+        }
+    }
+
+    fn map_host(
+        &self,
+        caller: &Caller<'_>,
+        op: &GnttabMapGrantRef,
+    ) -> Result<(GrantHandle, MachineFrame), Refusal> {
+        let maptrack = &caller.domain.grant_table.maptrack;
+        let handle = maptrack.lock().reserve().ok_or(Refusal(GNTST_NO_SPACE))?;
+        match self.install(caller, op) {
+            Ok((frame, mapping)) => {
+                maptrack.lock().settle(handle, mapping);
+                Ok((handle, frame))
+            }
+            Err(refusal) => {
+                maptrack.lock().give_up(handle);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn install(
         &self,
         caller: &Caller<'_>,
         op: &GnttabMapGrantRef,
     ) -> Result<(MachineFrame, Mapping), Refusal> {
         let frame = self.acquire_all(caller.domain)?;
-        let installed = match self.flags & HOST {
-            0 => Ok(0),
-            _ => install(caller, op, frame).map_err(|_| Refusal(GNTST_GENERAL_ERROR)),
-        };
-        let entry_address =
-            installed.inspect_err(|_| release_uses(self.granter, self.reference, self.flags))?;
-        let granter = self.granter.clone();
-        Ok((frame, Mapping { granter, entry_address, reference: self.reference, flags: self.flags }))
+        match install(caller, op, frame) {
+            Ok(entry_address) => Ok((frame, self.mapping(entry_address))),
+            Err(_) => {
+                release_uses(self.granter, self.reference, self.flags);
+                Err(Refusal(GNTST_GENERAL_ERROR))
+            }
+        }
     }
 
-    /// One use of the grant for the processor and one for devices, as wanted.
+    fn mapping(&self, address: u64) -> Mapping {
+        Mapping { granter: self.granter.clone(), address, reference: self.reference, flags: self.flags }
+    }
+
+    fn acquire(&self, granted: &mut Granted, grantee: &Domain) -> Result<MachineFrame, Refusal> {
+        granted.acquire_page(self.granter.id, self.reference, grantee.id, access_of(self.flags))
+    }
+
+    /// One use of the grant for the processor, and one for devices if wanted.
     fn acquire_all(&self, grantee: &Domain) -> Result<MachineFrame, Refusal> {
         let mut granted = self.granter.grant_table.granted.lock();
-        let mut acquire = || {
-            let access = access_of(self.flags);
-            granted.acquire_page(self.granter.id, self.reference, grantee.id, access)
-        };
-        let frame = acquire()?;
-        if self.flags & (HOST | DEVICE) == HOST | DEVICE
-            && let Err(refusal) = acquire()
+        let frame = self.acquire(&mut granted, grantee)?;
+        if self.flags & DEVICE != 0
+            && let Err(refusal) = self.acquire(&mut granted, grantee)
         {
             granted.release(self.reference, access_of(self.flags));
             return Err(refusal);

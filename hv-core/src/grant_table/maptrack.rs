@@ -31,8 +31,8 @@ pub(super) const CONTAINS_PTE: u8 = 1 << 3;
 pub(super) struct Mapping {
     /// Whose grant.
     pub granter: DomainRef,
-    /// Machine address of the page-table entry, for host mappings.
-    pub entry_address: u64,
+    /// Machine address of the page-table entry, for host mappings; of the frame for those for devices alone.
+    pub address: u64,
     /// Which grant.
     pub reference: GrantReference,
     /// [`HOST`], [`DEVICE`], [`READ_ONLY`], [`CONTAINS_PTE`].
@@ -42,7 +42,7 @@ pub(super) struct Mapping {
 struct Entry {
     /// What the handle stands for; `None` when it is free or being changed.
     granter: Option<DomainRef>,
-    entry_address: u64,
+    address: u64,
     /// The grant reference, or the next free index.
     reference: u32,
     generation: u16,
@@ -51,7 +51,7 @@ struct Entry {
 
 impl Entry {
     const fn free() -> Self {
-        Self { granter: None, entry_address: 0, reference: NONE, generation: 0, flags: 0 }
+        Self { granter: None, address: 0, reference: NONE, generation: 0, flags: 0 }
     }
 }
 
@@ -133,7 +133,7 @@ impl Maptrack {
     /// Says what a reserved handle stands for.
     pub fn settle(&mut self, handle: GrantHandle, mapping: Mapping) {
         let Some(entry) = self.entry(handle) else { return };
-        entry.entry_address = mapping.entry_address;
+        entry.address = mapping.address;
         entry.reference = mapping.reference.0;
         entry.flags = mapping.flags;
         entry.granter = Some(mapping.granter);
@@ -144,10 +144,28 @@ impl Maptrack {
         let entry = self.entry(handle)?;
         Some(Mapping {
             granter: entry.granter.take()?,
-            entry_address: entry.entry_address,
+            address: entry.address,
             reference: GrantReference(entry.reference),
             flags: entry.flags,
         })
+    }
+
+    /// A handle for a mapping; gives the mapping back when [`Self::reserve`] has none.
+    pub fn insert(&mut self, mapping: Mapping) -> Result<GrantHandle, Mapping> {
+        let Some(handle) = self.reserve() else { return Err(mapping) };
+        self.settle(handle, mapping);
+        Ok(handle)
+    }
+
+    /// Takes out and ends the mapping of a handle if it is for devices alone, of the frame at this address.
+    pub fn remove_device(&mut self, handle: GrantHandle, address: u64) -> Option<Mapping> {
+        let entry = self.entry(handle)?;
+        if entry.flags & (HOST | DEVICE) != DEVICE || entry.address != address {
+            return None;
+        }
+        let mapping = self.take(handle)?;
+        self.give_up(handle);
+        Some(mapping)
     }
 
     /// Ends a handle that was reserved or taken out.

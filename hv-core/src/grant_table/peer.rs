@@ -12,11 +12,17 @@ pub(super) struct Peer {
 
 impl Peer {
     /// The living domain of this number. A dying one grants nothing any more.
+    #[inline]
     pub fn find(&mut self, id: DomainId) -> Result<&DomainRef, Refusal> {
         if self.last.as_ref().is_none_or(|last| last.id != id) {
-            self.last = domain::find(id);
+            self.look_up(id);
         }
         self.last.as_ref().filter(|found| !found.is_dying()).ok_or(Refusal(GNTST_BAD_DOMAIN))
+    }
+
+    #[inline(never)]
+    fn look_up(&mut self, id: DomainId) {
+        self.last = domain::find(id);
     }
 
     /// The domain that was found last.

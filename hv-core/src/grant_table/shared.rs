@@ -1,24 +1,20 @@
 //! One entry of a grant table as its domain wrote it: memory that the guest may change between any two looks.
 //!
-//! Type, flags and grantee share one 32-bit word, so they are seen and changed together. In version 1 the hypervisor
-//! sets `GTF_reading` and `GTF_writing` by compare-and-exchange on that word: if it succeeds, the entry did grant what
-//! we checked at the moment the flags went up. In version 2 the flags lie in a word of their own, in frames that the
-//! guest only needs to read: they go up first, and then the entry must still say what it said before.
+//! An entry is looked at as 64-bit words. In version 1 it is a single one, so the hypervisor sets `GTF_reading` and
+//! `GTF_writing` by compare-and-exchange on all of it: if it succeeds, the entry did grant what we checked at the moment
+//! the flags went up. In version 2 the flags lie in a word of their own, in frames that the guest only needs to read:
+//! they go up first, and then the entry's first word must still be what it was before.
 //!
 //! A guest that changes the word all the time makes its own grant fail.
 
 use super::Refusal;
 use crate::{direct_map, layout::PAGE_SIZE};
-use core::{
-    mem::offset_of,
-    sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering},
-};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use hypercall_abi::{
     DomainId, GrantReference, MachineFrame,
     grant_table::{
-        GNTST_GENERAL_ERROR, GRANT_ENTRIES_V1_PER_PAGE, GRANT_ENTRIES_V2_PER_PAGE, GTF_INVALID,
-        GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_SUB_PAGE, GTF_TRANSITIVE, GTF_TYPE_MASK,
-        GTF_WRITING, GrantEntryV1, GrantEntryV2, GrantEntryV2SubPage, GrantEntryV2Transitive,
+        GNTST_GENERAL_ERROR, GTF_INVALID, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_SUB_PAGE,
+        GTF_TRANSITIVE, GTF_TYPE_MASK, GTF_WRITING,
     },
 };
 
@@ -47,18 +43,6 @@ impl Version {
             _ => None,
         }
     }
-
-    /// Entries in a frame.
-    pub(super) const fn entries_in_frame(self) -> u32 {
-        match self {
-            Self::One => GRANT_ENTRIES_V1_PER_PAGE,
-            Self::Two => GRANT_ENTRIES_V2_PER_PAGE,
-        }
-    }
-
-    const fn entry_size(self) -> u32 {
-        PAGE_SIZE as u32 / self.entries_in_frame()
-    }
 }
 
 /// What somebody wants of a grant.
@@ -85,11 +69,19 @@ impl Part {
         Self { frame, start: 0, length: PAGE_SIZE as u16 }
     }
 
+    /// What of a frame's bytes `start` and the `length` bytes from there on exists.
+    const fn of(frame: MachineFrame, start: u16, length: u16) -> Self {
+        let left = (PAGE_SIZE as u16).saturating_sub(start);
+        Self { frame, start, length: if length < left { length } else { left } }
+    }
+
+    #[inline]
     pub const fn is_whole(&self) -> bool {
-        self.start == 0 && self.length as u64 == PAGE_SIZE
+        self.length as u64 == PAGE_SIZE
     }
 
     /// True when a range is within it.
+    #[inline]
     pub const fn contains(&self, offset: u16, length: u16) -> bool {
         offset >= self.start && offset as u32 + length as u32 <= self.start as u32 + self.length as u32
     }
@@ -104,121 +96,148 @@ pub(super) enum Grant {
     PassedOn(DomainId, GrantReference),
 }
 
-/// The place of a shared entry.
+/// A shared entry: its words, the first of which has flags, grantee and 32 bits more.
 #[derive(Clone, Copy)]
-pub(super) struct SharedEntry {
-    frame: MachineFrame,
-    offset: usize,
-    /// Where the flags of its uses are, if not in itself: in version 2.
-    status: Option<(MachineFrame, usize)>,
+pub(super) enum SharedEntry {
+    /// Of version 1. The 32 bits are the frame.
+    One(&'static AtomicU64),
+    /// Of version 2.
+    Two {
+        /// The 32 bits say which part of the page is granted, or whose grant is passed on.
+        header: &'static AtomicU64,
+        /// The frame, or the grant that is passed on.
+        second: &'static AtomicU64,
+        /// The flags of its uses.
+        status: &'static AtomicU16,
+    },
 }
 
 impl SharedEntry {
     /// Entry `index` in a frame of a version 1 table.
+    #[inline]
     pub fn version_one(frame: MachineFrame, index: u32) -> Self {
-        Self { frame, offset: (index * Version::One.entry_size()) as usize, status: None }
+        Self::One(&direct_map::words(frame)[index as usize])
     }
 
     /// Entry `index` in a frame of a version 2 table, and word `word` in a frame of flags.
     pub fn version_two(frame: MachineFrame, index: u32, status: MachineFrame, word: u32) -> Self {
-        let status = Some((status, word as usize * size_of::<u16>()));
-        Self { frame, offset: (index * Version::Two.entry_size()) as usize, status }
+        let words = direct_map::words(frame);
+        Self::Two {
+            header: &words[2 * index as usize],
+            second: &words[2 * index as usize + 1],
+            status: direct_map::atomic::<u16>(status, word as usize * size_of::<u16>()),
+        }
     }
 
-    fn header(self) -> &'static AtomicU32 {
-        direct_map::atomic::<u32>(self.frame, self.offset)
+    #[inline]
+    const fn header(self) -> &'static AtomicU64 {
+        match self {
+            Self::One(header) | Self::Two { header, .. } => header,
+        }
     }
 
-    fn field<T: direct_map::SharedInteger>(self, offset: usize) -> &'static T::Atomic {
-        direct_map::atomic::<T>(self.frame, self.offset + offset)
+    /// Checks that the entry grants `access` to `grantee`, sets the flags that say it is in use, and says what it
+    /// grants.
+    #[inline(always)]
+    pub fn announce(self, grantee: DomainId, access: Access, kinds: GrantKinds) -> Result<Grant, Refusal> {
+        let allows = |header| self.grants(header, grantee, access, kinds);
+        self.raise_if(flags_of(access), allows).map(|header| self.grant(header))
     }
 
-    fn status(self) -> Option<&'static AtomicU16> {
-        self.status.map(|(frame, offset)| direct_map::atomic::<u16>(frame, offset))
+    /// The same for a grant in use, of which type and grantee were checked when the use began.
+    pub fn announce_again(self, access: Access) -> Result<(), Refusal> {
+        self.raise_if(flags_of(access), |header| allows_access(header, access)).map(drop)
     }
 
-    /// Checks that the entry grants `access` to `grantee`, and sets the flags that say it is in use. When the
-    /// grant is in use already its type and grantee were checked then, and only a new right to write is. Returns what
-    /// type and flags it had.
-    pub fn announce(
-        self,
-        grantee: DomainId,
-        access: Access,
-        in_use: bool,
-        kinds: GrantKinds,
-    ) -> Result<u16, Refusal> {
+    /// True if [`Self::announce`] would succeed at this moment.
+    pub fn would_grant(self, grantee: DomainId, access: Access, kinds: GrantKinds) -> bool {
+        self.grants(self.header().load(Ordering::SeqCst), grantee, access, kinds)
+    }
+
+    #[inline(always)]
+    fn grants(self, header: u64, grantee: DomainId, access: Access, kinds: GrantKinds) -> bool {
+        let excluded = if kinds == GrantKinds::WholePage { GTF_SUB_PAGE } else { 0 };
+        let flags = header as u16 & (GTF_TYPE_MASK | excluded);
+        let passes_on = kinds == GrantKinds::Any && matches!(self, Self::Two { .. });
+        let is_grant = flags == GTF_PERMIT_ACCESS || (passes_on && flags == GTF_TRANSITIVE);
+        is_grant && (header >> 16) as u16 == grantee.0 && allows_access(header, access)
+    }
+
+    /// Puts flags up while the first word allows it, and returns that word.
+    #[inline(always)]
+    fn raise_if(self, flags: u16, allows: impl Fn(u64) -> bool) -> Result<u64, Refusal> {
         let mut seen = self.header().load(Ordering::SeqCst);
         for _ in 0..ATTEMPTS {
-            let passes_on = self.status.is_some() && kinds == GrantKinds::Any;
-            if !(in_use || grants(seen, grantee, kinds, passes_on)) {
-                return Err(Refusal(GNTST_GENERAL_ERROR));
+            if !allows(seen) {
+                break;
             }
-            if access == Access::Write && seen as u16 & GTF_READONLY != 0 {
-                return Err(Refusal(GNTST_GENERAL_ERROR));
-            }
-            match self.raise(seen, flags_of(access)) {
-                Ok(()) => return Ok(seen as u16),
+            match self.raise(seen, flags) {
+                Ok(()) => return Ok(seen),
                 Err(now) => seen = now,
             }
         }
         Err(Refusal(GNTST_GENERAL_ERROR))
     }
 
-    /// Puts flags up if the entry still says `seen`, or says what it says instead.
-    fn raise(self, seen: u32, flags: u16) -> Result<(), u32> {
-        let Some(status) = self.status() else {
-            let new = seen | u32::from(flags);
-            return self.header().compare_exchange(seen, new, Ordering::SeqCst, Ordering::SeqCst).map(drop);
-        };
-        let before = status.fetch_or(flags, Ordering::SeqCst);
-        let now = self.header().load(Ordering::SeqCst);
-        if now == seen {
-            return Ok(());
+    /// Puts flags up if the first word still says `seen`, or says what it says instead.
+    #[inline(always)]
+    fn raise(self, seen: u64, flags: u16) -> Result<(), u64> {
+        match self {
+            Self::One(entry) => {
+                let new = seen | u64::from(flags);
+                entry.compare_exchange(seen, new, Ordering::SeqCst, Ordering::SeqCst).map(drop)
+            }
+            Self::Two { header, status, .. } => {
+                let before = status.fetch_or(flags, Ordering::SeqCst);
+                let now = header.load(Ordering::SeqCst);
+                if now == seen {
+                    return Ok(());
+                }
+                status.fetch_and(!(flags & !before), Ordering::SeqCst);
+                Err(now)
+            }
         }
-        status.fetch_and(!(flags & !before), Ordering::SeqCst);
-        Err(now)
     }
 
     /// Takes flags down that [`Self::announce`] put up.
+    #[inline(always)]
     pub fn withdraw(self, flags: u16) {
-        match self.status() {
-            Some(status) => drop(status.fetch_and(!flags, Ordering::SeqCst)),
-            None => drop(self.header().fetch_and(!u32::from(flags), Ordering::SeqCst)),
+        match self {
+            Self::One(entry) => drop(entry.fetch_and(!u64::from(flags), Ordering::SeqCst)),
+            Self::Two { status, .. } => drop(status.fetch_and(!flags, Ordering::SeqCst)),
         }
     }
 
-    /// What an entry of this type and these flags grants at this moment.
-    pub fn grant(self, flags: u16) -> Grant {
-        if self.status.is_none() {
-            let number = self.field::<u32>(offset_of!(GrantEntryV1, frame)).load(Ordering::Acquire);
-            return Grant::Own(Part::whole(MachineFrame(u64::from(number))));
-        }
+    /// What an entry with this first word grants.
+    #[inline(always)]
+    fn grant(self, header: u64) -> Grant {
+        let Self::Two { second, .. } = self else {
+            return Grant::Own(Part::whole(MachineFrame(header >> 32)));
+        };
+        let (flags, second) = (header as u16, second.load(Ordering::Acquire));
         if flags & GTF_TYPE_MASK == GTF_TRANSITIVE {
-            return self.passed_on();
+            return Grant::PassedOn(DomainId((header >> 32) as u16), GrantReference(second as u32));
         }
-        let frame = MachineFrame(self.field::<u64>(offset_of!(GrantEntryV2, frame)).load(Ordering::Acquire));
+        let frame = MachineFrame(second);
         if flags & GTF_SUB_PAGE == 0 {
             return Grant::Own(Part::whole(frame));
         }
-        let start = self.field::<u16>(offset_of!(GrantEntryV2SubPage, page_off)).load(Ordering::Acquire);
-        let length = self.field::<u16>(offset_of!(GrantEntryV2SubPage, length)).load(Ordering::Acquire);
-        Grant::Own(Part { frame, start, length: length.min(PAGE_SIZE as u16) })
+        Grant::Own(Part::of(frame, (header >> 32) as u16, (header >> 48) as u16))
     }
 
-    /// Whose grant the entry passes on at this moment.
-    pub fn passed_on(self) -> Grant {
-        let granter = self.field::<u16>(offset_of!(GrantEntryV2Transitive, trans_domid));
-        let reference = self.field::<u32>(offset_of!(GrantEntryV2Transitive, gref));
-        Grant::PassedOn(
-            DomainId(granter.load(Ordering::Acquire)),
-            GrantReference(reference.load(Ordering::Acquire)),
-        )
+    /// Whose grant the entry passes on at this moment, if that is what it does.
+    pub fn passed_on(self) -> Option<Grant> {
+        let grant = self.grant(self.header().load(Ordering::SeqCst));
+        matches!(grant, Grant::PassedOn(..)).then_some(grant)
     }
 
     /// The 64-bit words of the entry.
     fn words(self) -> impl Iterator<Item = &'static AtomicU64> {
-        let version = if self.status.is_some() { Version::Two } else { Version::One };
-        (0..version.entry_size() as usize / 8).map(move |word| self.field::<u64>(word * 8))
+        let (first, second) = match self {
+            Self::One(header) => (header, None),
+            Self::Two { header, second, .. } => (header, Some(second)),
+        };
+        core::iter::once(first).chain(second)
     }
 
     /// Exchanges two entries of one table that are not in use.
@@ -234,10 +253,13 @@ impl SharedEntry {
     /// version 1 cannot say it.
     pub fn plain(self) -> Option<PlainEntry> {
         let header = self.header().load(Ordering::SeqCst);
-        let used = self.status().map_or(0, |status| status.load(Ordering::SeqCst));
+        let used = match self {
+            Self::One(_) => 0,
+            Self::Two { status, .. } => status.load(Ordering::SeqCst),
+        };
         let flags = header as u16 | used;
         let grantee = DomainId((header >> 16) as u16);
-        let frame = match self.grant(flags) {
+        let frame = match self.grant(header) {
             _ if flags & GTF_TYPE_MASK == GTF_INVALID => 0,
             Grant::Own(part) if flags & GTF_SUB_PAGE == 0 => u32::try_from(part.frame.0).ok()?,
             _ => return None,
@@ -248,19 +270,17 @@ impl SharedEntry {
     /// Writes an entry from [`Self::plain`].
     pub fn set_plain(self, entry: &PlainEntry) {
         let uses = GTF_READING | GTF_WRITING;
-        let own_flags = match self.status() {
-            Some(status) => {
+        let header = |flags: u16| u64::from(flags) | u64::from(entry.grantee.0) << 16;
+        match self {
+            Self::One(word) => {
+                word.store(header(entry.flags) | u64::from(entry.frame) << 32, Ordering::SeqCst);
+            }
+            Self::Two { header: word, second, status } => {
                 status.store(entry.flags & uses, Ordering::SeqCst);
-                self.field::<u64>(offset_of!(GrantEntryV2, frame))
-                    .store(u64::from(entry.frame), Ordering::SeqCst);
-                entry.flags & !uses
+                second.store(u64::from(entry.frame), Ordering::SeqCst);
+                word.store(header(entry.flags & !uses), Ordering::SeqCst);
             }
-            None => {
-                self.field::<u32>(offset_of!(GrantEntryV1, frame)).store(entry.frame, Ordering::SeqCst);
-                entry.flags
-            }
-        };
-        self.header().store(u32::from(own_flags) | u32::from(entry.grantee.0) << 16, Ordering::SeqCst);
+        }
     }
 }
 
@@ -291,10 +311,8 @@ const fn flags_of(access: Access) -> u16 {
     }
 }
 
-/// True when a header permits `grantee` access.
-fn grants(header: u32, grantee: DomainId, kinds: GrantKinds, passes_on: bool) -> bool {
-    let excluded = if kinds == GrantKinds::WholePage { GTF_SUB_PAGE } else { 0 };
-    let flags = header as u16 & (GTF_TYPE_MASK | excluded);
-    let is_grant = flags == GTF_PERMIT_ACCESS || (passes_on && flags == GTF_TRANSITIVE);
-    is_grant && (header >> 16) as u16 == grantee.0
+/// True when nothing in an entry's first word is against this access.
+#[inline]
+fn allows_access(header: u64, access: Access) -> bool {
+    access == Access::Read || header as u16 & GTF_READONLY == 0
 }

@@ -77,6 +77,13 @@ impl<'a> Batch<'a> {
     /// Undoes a mapping as far as asked. The frame is let go by [`Self::finish`].
     pub fn unmap(&mut self, caller: &Caller<'_>, op: &Unmap) -> Result<(), Refusal> {
         let maptrack = &self.domain.grant_table.maptrack;
+        // One for devices alone needs no flush.
+        let removed = maptrack.lock().remove_device(op.handle, op.bus_address);
+        if let Some(mapping) = removed {
+            release_uses(&mapping.granter, mapping.reference, mapping.flags);
+            self.domain.grant_table.counters.unmaps.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
         let mapping = maptrack.lock().take(op.handle).ok_or(Refusal(GNTST_BAD_HANDLE))?;
         match undo(caller, &mapping, op) {
             Ok(kinds) => {
@@ -114,6 +121,11 @@ fn let_go(domain: &Domain, undone: Undone) {
     mapping.flags &= !kinds;
     let table = &domain.grant_table;
     if mapping.flags & (HOST | DEVICE) != 0 {
+        if mapping.flags & HOST == 0
+            && let Some(frame) = frame_of(&mapping)
+        {
+            mapping.address = frame.physical_address();
+        }
         table.maptrack.lock().settle(handle, mapping);
         return;
     }
@@ -167,7 +179,7 @@ fn checked_location(caller: &Caller<'_>, mapping: &Mapping, host_address: u64) -
     } else {
         address_of(locate_virtual(caller, host_address)?)
     };
-    if named != mapping.entry_address {
+    if named != mapping.address {
         return Err(Errno::EINVAL);
     }
     Ok(location_of(named))

@@ -7,6 +7,7 @@
 
 use core::{
     arch::asm,
+    mem::MaybeUninit,
     sync::atomic::{AtomicBool, Ordering},
 };
 use hypercall_abi::Errno;
@@ -37,6 +38,18 @@ pub fn read(address: u64, destination: &mut [u8]) -> Result<(), Errno> {
     // SAFETY: the destination is ours; the source is a guest address (the caller has checked the range), which may
     // fault but cannot be the hypervisor's memory.
     unsafe { copy(address as *const u8, destination.as_mut_ptr(), destination.len()) }
+}
+
+/// Copies from the guest to where nothing is yet.
+///
+/// # Errors
+/// `EFAULT` when the guest could not read it.
+#[inline]
+pub fn read_uninit(address: u64, destination: &mut [MaybeUninit<u8>]) -> Result<&mut [u8], Errno> {
+    // SAFETY: as in `read`.
+    unsafe { copy(address as *const u8, destination.as_mut_ptr().cast(), destination.len())? };
+    // SAFETY: all of it has been written.
+    Ok(unsafe { destination.assume_init_mut() })
 }
 
 /// Copies to the guest.

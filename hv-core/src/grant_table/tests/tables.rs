@@ -147,15 +147,15 @@ fn a_long_array_restarts_where_it_stopped() {
     let _machine = machine_of(256);
     let (granter, grantee) = two_guests();
     grant_new(&granter, 3, GRANTEE, 0);
-    grantee.write_arguments(&[map_op(GRANTER, 3, DEVICE, 0); 70]);
+    grantee.write_arguments(&[map_op(GRANTER, 3, DEVICE, 0); 150]);
     let map = u64::from(GNTTABOP_MAP_GRANT_REF);
-    let (result, pointer, left) = grantee.execute(grant_table_op, [map, ARGUMENTS, 70]);
-    assert_eq!((result, pointer, left), (Err(HypercallError::Restart), ARGUMENTS + 32 * 32, 38));
-    assert_eq!(grantee.domain().grant_table.mappings(), 32);
+    let (result, pointer, left) = grantee.execute(grant_table_op, [map, ARGUMENTS, 150]);
+    assert_eq!((result, pointer, left), (Err(HypercallError::Restart), ARGUMENTS + 64 * 32, 86));
+    assert_eq!(grantee.domain().grant_table.mappings(), 64);
     let (result, pointer, left) = grantee.execute(grant_table_op, [map, pointer, left]);
-    assert_eq!((result, left), (Err(HypercallError::Restart), 6));
+    assert_eq!((result, left), (Err(HypercallError::Restart), 22));
     assert_eq!(grantee.execute(grant_table_op, [map, pointer, left]).0, Ok(0));
-    assert_eq!(grantee.domain().grant_table.mappings(), 70);
+    assert_eq!(grantee.domain().grant_table.mappings(), 150);
 }
 
 #[test]
@@ -169,6 +169,8 @@ fn an_array_that_ends_in_nothing_has_done_what_it_could() {
     let op = GnttabUnmapGrantRef { host_addr: address(20), handle: mapped.handle, ..Default::default() };
     grantee.as_caller(|_| crate::guest_access::write(end, &op)).unwrap();
     let unmap = u64::from(GNTTABOP_UNMAP_GRANT_REF);
-    assert_eq!(errno(grantee.execute(grant_table_op, [unmap, end, 2]).0), Errno::EFAULT);
+    let (result, pointer, left) = grantee.execute(grant_table_op, [unmap, end, 2]);
+    assert_eq!((result, pointer, left), (Err(HypercallError::Restart), end + 24, 1));
+    assert_eq!(errno(grantee.execute(grant_table_op, [unmap, pointer, left]).0), Errno::EFAULT);
     check_balance(&[&granter, &grantee]);
 }

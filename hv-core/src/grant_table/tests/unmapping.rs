@@ -3,8 +3,8 @@
 use super::*;
 use crate::test_support::machine_of;
 use hypercall_abi::grant_table::{
-    GNTST_BAD_DEV_ADDR, GNTST_BAD_HANDLE, GNTST_GENERAL_ERROR, GNTTABOP_UNMAP_AND_REPLACE,
-    GnttabUnmapAndReplace,
+    GNTMAP_CONTAINS_PTE, GNTST_BAD_DEV_ADDR, GNTST_BAD_HANDLE, GNTST_GENERAL_ERROR,
+    GNTTABOP_UNMAP_AND_REPLACE, GnttabUnmapAndReplace,
 };
 
 #[test]
@@ -50,6 +50,22 @@ fn what_is_not_named_stays() {
     assert_eq!(unmap(&grantee, op.handle, address(20), 0), GNTST_OKAY, "it is no host mapping");
     assert_eq!(in_use(&granter, 3), GTF_READING | GTF_WRITING);
     assert_eq!(unmap(&grantee, op.handle, 0, op.dev_bus_addr + 4096), GNTST_BAD_DEV_ADDR);
+    assert_eq!(unmap(&grantee, op.handle, 0, op.dev_bus_addr), GNTST_OKAY);
+    check_balance(&[&granter, &grantee]);
+}
+
+#[test]
+fn what_is_left_for_devices_is_known_by_the_frame() {
+    let _machine = machine_of(256);
+    let (granter, grantee) = two_guests();
+    grant_new(&granter, 3, GRANTEE, 0);
+    // The host mapping's entry is the first of its table, so that its machine address could be that of a page.
+    let entry = grantee.branch.l1.physical_address();
+    let op = map_well(&grantee, GRANTER, 3, HOST | DEVICE | GNTMAP_CONTAINS_PTE, entry);
+    assert_eq!(unmap(&grantee, op.handle, entry, 0), GNTST_OKAY);
+    for wrong in [entry, entry + 4096, u64::MAX] {
+        assert_eq!(unmap(&grantee, op.handle, 0, wrong), GNTST_BAD_DEV_ADDR);
+    }
     assert_eq!(unmap(&grantee, op.handle, 0, op.dev_bus_addr), GNTST_OKAY);
     check_balance(&[&granter, &grantee]);
 }
