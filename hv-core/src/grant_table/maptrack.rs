@@ -53,12 +53,44 @@ impl Entry {
     const fn free() -> Self {
         Self { granter: None, address: 0, reference: NONE, generation: 0, flags: 0 }
     }
+
+    #[inline]
+    fn set(&mut self, mapping: Mapping) {
+        let Mapping { granter, address, reference, flags } = mapping;
+        (self.address, self.reference, self.flags) = (address, reference.0, flags);
+        self.granter = Some(granter);
+    }
+
+    #[inline]
+    fn take(&mut self) -> Option<Mapping> {
+        let granter = self.granter.take()?;
+        Some(Mapping {
+            granter,
+            address: self.address,
+            reference: GrantReference(self.reference),
+            flags: self.flags,
+        })
+    }
+
+    /// Makes handles for it stale, and `next` the next free index after it.
+    #[inline]
+    const fn end(&mut self, next: u32) {
+        self.generation = (self.generation + 1) & (u16::MAX >> (INDEX_BITS - 16));
+        self.reference = next;
+    }
 }
 
 /// Ends the list of free indices.
 const NONE: u32 = u32::MAX;
 
 type Directory = [Option<FrameBox<[Entry; BUCKET]>>; BUCKETS];
+
+/// The entry of this index, if it was ever used.
+#[inline]
+fn at(directory: &mut Option<FrameBox<Directory>>, index: u32) -> Option<&mut Entry> {
+    let bucket = directory.as_mut()?.get_mut(index as usize / BUCKET)?.as_mut()?;
+    Some(&mut bucket[index as usize % BUCKET])
+}
 
 /// All mappings of a domain.
 pub(super) struct Maptrack {
@@ -88,31 +120,33 @@ impl Maptrack {
         Self { directory: None, free: NONE, untouched: 0, released: 0, used: 0, maximum }
     }
 
-    fn at(&mut self, index: u32) -> Option<&mut Entry> {
-        let bucket = self.directory.as_mut()?.get_mut(index as usize / BUCKET)?.as_mut()?;
-        Some(&mut bucket[index as usize % BUCKET])
-    }
-
     /// The entry of a handle of the right generation.
+    #[inline]
     fn entry(&mut self, handle: GrantHandle) -> Option<&mut Entry> {
-        self.at(index_of(handle)).filter(|entry| u32::from(entry.generation) == handle.0 >> INDEX_BITS)
+        let entry = at(&mut self.directory, index_of(handle))?;
+        (u32::from(entry.generation) == handle.0 >> INDEX_BITS).then_some(entry)
     }
 
     /// A handle for a mapping to come, to be given to [`Self::settle`] or [`Self::give_up`]; `None` when the domain
     /// has as many as it may or memory is short.
     pub fn reserve(&mut self) -> Option<GrantHandle> {
-        let index = self.take_free().or_else(|| self.take_untouched())?;
-        self.used += 1;
-        let generation = self.at(index)?.generation;
-        Some(handle_of(index, generation))
+        self.claim().map(|(handle, _)| handle)
     }
 
-    fn take_free(&mut self) -> Option<u32> {
+    /// A handle, and its empty entry.
+    #[inline]
+    fn claim(&mut self) -> Option<(GrantHandle, &mut Entry)> {
+        if self.free == NONE {
+            self.free = self.take_untouched()?;
+        }
         let index = self.free;
-        self.free = self.at(index)?.reference;
-        Some(index)
+        let entry = at(&mut self.directory, index)?;
+        self.free = entry.reference;
+        self.used += 1;
+        Some((handle_of(index, entry.generation), entry))
     }
 
+    #[cold]
     fn take_untouched(&mut self) -> Option<u32> {
         let index = self.untouched;
         let bucket = index as usize / BUCKET;
@@ -132,48 +166,48 @@ impl Maptrack {
 
     /// Says what a reserved handle stands for.
     pub fn settle(&mut self, handle: GrantHandle, mapping: Mapping) {
-        let Some(entry) = self.entry(handle) else { return };
-        entry.address = mapping.address;
-        entry.reference = mapping.reference.0;
-        entry.flags = mapping.flags;
-        entry.granter = Some(mapping.granter);
+        if let Some(entry) = self.entry(handle) {
+            entry.set(mapping);
+        }
+    }
+
+    /// A handle for a mapping; gives the mapping back when there is none, as for [`Self::reserve`].
+    #[inline]
+    pub fn insert(&mut self, mapping: Mapping) -> Result<GrantHandle, Mapping> {
+        let Some((handle, entry)) = self.claim() else { return Err(mapping) };
+        entry.set(mapping);
+        Ok(handle)
     }
 
     /// Takes the mapping of a handle out to work on it. The handle is as if reserved; nobody else can use it.
     pub fn take(&mut self, handle: GrantHandle) -> Option<Mapping> {
-        let entry = self.entry(handle)?;
-        Some(Mapping {
-            granter: entry.granter.take()?,
-            address: entry.address,
-            reference: GrantReference(entry.reference),
-            flags: entry.flags,
-        })
-    }
-
-    /// A handle for a mapping; gives the mapping back when [`Self::reserve`] has none.
-    pub fn insert(&mut self, mapping: Mapping) -> Result<GrantHandle, Mapping> {
-        let Some(handle) = self.reserve() else { return Err(mapping) };
-        self.settle(handle, mapping);
-        Ok(handle)
+        self.entry(handle)?.take()
     }
 
     /// Takes out and ends the mapping of a handle if it is for devices alone, of the frame at this address.
+    #[inline]
     pub fn remove_device(&mut self, handle: GrantHandle, address: u64) -> Option<Mapping> {
+        let free = self.free;
         let entry = self.entry(handle)?;
         if entry.flags & (HOST | DEVICE) != DEVICE || entry.address != address {
             return None;
         }
-        let mapping = self.take(handle)?;
-        self.give_up(handle);
+        let mapping = entry.take()?;
+        entry.end(free);
+        self.note_free(handle);
         Some(mapping)
     }
 
     /// Ends a handle that was reserved or taken out.
     pub fn give_up(&mut self, handle: GrantHandle) {
-        let next = self.free;
+        let free = self.free;
         let Some(entry) = self.entry(handle) else { return };
-        entry.generation = (entry.generation + 1) & (u16::MAX >> (INDEX_BITS - 16));
-        entry.reference = next;
+        entry.end(free);
+        self.note_free(handle);
+    }
+
+    #[inline]
+    fn note_free(&mut self, handle: GrantHandle) {
         self.free = index_of(handle);
         self.used -= 1;
     }
@@ -185,7 +219,7 @@ impl Maptrack {
             *budget -= 1;
             let index = self.released;
             self.released += 1;
-            let generation = self.at(index)?.generation;
+            let generation = at(&mut self.directory, index)?.generation;
             let handle = handle_of(index, generation);
             if let Some(mapping) = self.take(handle) {
                 return Some((handle, mapping));
