@@ -4,6 +4,9 @@
 //! one [`Completions`] and are taken in batches; whether a device completes at once or out of order makes no
 //! difference.
 
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};

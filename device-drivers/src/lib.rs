@@ -13,5 +13,7 @@ extern crate alloc;
 
 pub mod disk;
 pub mod pci;
+#[cfg(target_os = "none")]
+pub mod start;
 pub mod virtio;
 pub mod virtio_blk;

@@ -4,6 +4,8 @@
 //! only the tables that direct interrupts.
 
 mod base_address;
+#[cfg(target_os = "none")]
+mod bus;
 mod capability;
 mod config_space;
 #[cfg(test)]
@@ -15,13 +17,15 @@ mod ports;
 mod scan;
 
 pub use base_address::{BASE_ADDRESS_COUNT, MemoryRange, memory_range};
+#[cfg(target_os = "none")]
+pub use bus::Bus;
 pub use capability::{CAPABILITY_MSIX, CAPABILITY_VENDOR, Capability, Msix, capabilities};
 pub use config_space::{
     Address, COMMAND_BUS_MASTER, COMMAND_IO, COMMAND_MEMORY, COMMAND_NO_INTERRUPT_LINE, ConfigSpace,
     change_command,
 };
 #[cfg(target_os = "none")]
-pub use interrupt::{Interrupt, bind_interrupts, report};
+pub use interrupt::{Interrupt, report};
 #[cfg(target_os = "none")]
 pub use ports::ConfigPorts;
 pub use scan::{Function, scan};

@@ -13,8 +13,6 @@
 mod back_end;
 mod counters;
 mod data_path;
-#[cfg(test)]
-pub(crate) mod fake;
 mod partition;
 mod range;
 mod request;
@@ -22,6 +20,8 @@ mod transfer;
 mod vbd;
 
 use device_drivers::disk as device;
+#[cfg(test)]
+use device_drivers::disk::fake;
 
 pub use back_end::{BlockBackEnd, VbdReport};
 pub use counters::BlockCounters;

@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering;
 
 use hypercall_abi::{Errno, PAGE_SIZE};
 use pv_runtime::event_channel::EventChannel;
-use pv_runtime::executor::{Either, now, select, select4, sleep_until, spawn, yield_now};
+use pv_runtime::executor::{now, select4, sleep_until, spawn, yield_now};
 use pv_runtime::grant::{CopyBatch, GrantMapping};
 use pv_runtime::memory::{PageRun, SharedMemory};
 use pv_runtime::time::time_stamp_counter;
@@ -24,12 +24,17 @@ use crate::block::{
 };
 use crate::net::{Channel, Interface, Moderation, Platform, Switch};
 use crate::virtio_net::{self, VirtioNet};
-use device_drivers::pci::{Address, ConfigPorts, Interrupt, Msix, bind_interrupts, report, scan};
+use device_drivers::pci::{Address, ConfigPorts, report, scan};
+use device_drivers::start::{Interrupts, virtio_disk};
 use device_drivers::virtio::{DeviceKind, MappedRegisters, SetupError, connect};
-use device_drivers::virtio_blk::{self, VirtioBlk};
 
 /// Pages for frames: what the interface receives into, and as many again for frames to be sent.
 const FRAME_BUFFERS: usize = 1024;
+
+/// What a network interface interrupts for.
+const CONFIGURATION: usize = 0;
+const RECEIVE: usize = 1;
+const SEND: usize = 2;
 
 /// Pages that are read when a disk is checked.
 const CHECKED_PAGES: usize = 16;
@@ -132,24 +137,8 @@ pub async fn disk_partitions(disk: &Disk) -> Result<Vec<Partition>, IoError> {
     Ok(partitions(&start, sectors))
 }
 
-/// The interrupts of a device, one for each use or fewer.
-fn interrupts(config: &ConfigPorts, address: Address, uses: u16) -> Result<Vec<Rc<Interrupt>>, SetupError> {
-    let msix = Msix::find(config, address).ok_or(SetupError::NoInterrupt)?;
-    let bound = bind_interrupts(config, address, &msix, uses)?;
-    Ok(bound.into_iter().map(Rc::new).collect())
-}
-
-/// The table entry for use `index` when there are `count` entries: its own, or the last for all that lack one.
-fn entry(index: usize, count: usize) -> u16 {
-    index.min(count.saturating_sub(1)) as u16
-}
-
 async fn start_disk(config: &ConfigPorts, address: Address, devices: &mut Devices) -> Result<(), SetupError> {
-    let interrupts = interrupts(config, address, 2)?;
-    let transport = connect(config, address)?;
-    let vectors = virtio_blk::Vectors { configuration: 0, requests: entry(1, interrupts.len()) };
-    let disk = Rc::new(VirtioBlk::start(transport, vectors)?);
-    spawn(serve_disk(Rc::clone(&disk), interrupts));
+    let disk = virtio_disk(config, address)?;
     let name = format!("disk{}", devices.disks.len());
     let geometry = disk.geometry();
     let identity = disk.identify().await.unwrap_or_default();
@@ -160,25 +149,18 @@ async fn start_disk(config: &ConfigPorts, address: Address, devices: &mut Device
     Ok(())
 }
 
-async fn serve_disk(disk: Rc<VirtioBlk<MappedRegisters>>, interrupts: Vec<Rc<Interrupt>>) {
-    let (Some(first), Some(last)) = (interrupts.first(), interrupts.last()) else { return };
-    loop {
-        if let Either::First(()) = select(first.wait(), last.wait()).await {
-            disk.check_health();
-        }
-        disk.take_completions();
-    }
-}
-
 fn start_interface(config: &ConfigPorts, address: Address, devices: &mut Devices) -> Result<(), SetupError> {
     if devices.switch.is_some() {
         log::warn!("{address}: a second network interface is not used");
         return Ok(());
     }
-    let interrupts = interrupts(config, address, 3)?;
+    let interrupts = Interrupts::bind(config, address, 3)?;
     let transport = connect(config, address)?;
-    let count = interrupts.len();
-    let vectors = virtio_net::Vectors { configuration: 0, receive: entry(1, count), send: entry(2, count) };
+    let vectors = virtio_net::Vectors {
+        configuration: interrupts.entry(CONFIGURATION),
+        receive: interrupts.entry(RECEIVE),
+        send: interrupts.entry(SEND),
+    };
     let interface = VirtioNet::start(transport, vectors)?;
     let state = if interface.link_is_up() { "up" } else { "down" };
     log::info!("network interface at {address}: {}, link {state}", interface.address());
@@ -190,11 +172,8 @@ fn start_interface(config: &ConfigPorts, address: Address, devices: &mut Devices
     Ok(())
 }
 
-async fn serve_interface(switch: MachineSwitch, interrupts: Vec<Rc<Interrupt>>) {
-    let count = interrupts.len();
+async fn serve_interface(switch: MachineSwitch, interrupts: Interrupts) {
     let bell = Rc::clone(switch.borrow().interface_bell());
-    let (receive, send) =
-        (&interrupts[usize::from(entry(1, count))], &interrupts[usize::from(entry(2, count))]);
     let counters = Rc::clone(switch.borrow().counters());
     let mut moderation = Moderation::default();
     loop {
@@ -212,6 +191,6 @@ async fn serve_interface(switch: MachineSwitch, interrupts: Vec<Rc<Interrupt>>) 
                 None => pending().await,
             }
         };
-        select4(receive.wait(), send.wait(), bell.wait(), time).await;
+        select4(interrupts.wait(RECEIVE), interrupts.wait(SEND), bell.wait(), time).await;
     }
 }

@@ -5,6 +5,7 @@
 //! the time costs, so it is the cost on a warm path.
 
 mod disk;
+pub mod io;
 mod marks;
 mod memory;
 mod micro;
@@ -38,6 +39,24 @@ pub enum Benchmark {
         /// Requests of a round, all under way at once.
         depth: u32,
     },
+    /// Requests of one kind to the first disk.
+    Io {
+        /// Which.
+        workload: io::Workload,
+        /// How often.
+        rounds: u32,
+    },
+    /// The same requests, with every byte compared.
+    Check {
+        /// Which.
+        workload: io::Workload,
+        /// How often.
+        rounds: u32,
+        /// The disk's number, in the order in which disks were found.
+        disk: usize,
+        /// What is on it.
+        seed: u64,
+    },
     /// Packets of 1,500 bytes.
     Net {
         /// Where they go.
@@ -59,6 +78,10 @@ pub async fn run(machine: &Machine, benchmark: Benchmark) -> Result<(), Failure>
         Benchmark::Micro => micro::micro(machine.store.as_ref()).await?,
         Benchmark::Start => println!("bench: {} first instruction", started_at()),
         Benchmark::Disk { rounds, depth } => disk::rounds(machine, rounds, depth).await?,
+        Benchmark::Io { workload, rounds } => io::count(machine, workload, rounds).await?,
+        Benchmark::Check { workload, rounds, disk, seed } => {
+            io::check(machine, workload, rounds, (disk, seed)).await?;
+        }
         Benchmark::Net { to, rounds, packets } => net::rounds(machine, to, rounds, packets).await?,
     }
     Ok(())

@@ -13,6 +13,7 @@
 mod disk;
 mod driver;
 mod operation;
+mod owned;
 mod queue;
 mod request;
 #[cfg(test)]
@@ -21,5 +22,6 @@ mod wire;
 
 pub use disk::{Disk, DiskInfo};
 pub use driver::VbdDriver;
+pub use owned::OwnedDisk;
 pub use queue::{BlockCounters, BlockQueue, FlushBy, Limits};
 pub use request::{Action, BlockError, Completion, Geometry, Outcome, Request, Sector};

@@ -164,6 +164,31 @@ impl<G: Grant> PrivateBuffer<G> {
     }
 }
 
+/// Pages that a device of this domain's own may be reading or writing, so nobody reads or writes them here. Dropped in
+/// that state they are lost, since nobody could say when the device will be done with them.
+pub struct LentBuffer<G: Grant>(ManuallyDrop<PrivateBuffer<G>>);
+
+impl<G: Grant> LentBuffer<G> {
+    /// Lends a buffer to a device.
+    pub fn new(buffer: PrivateBuffer<G>) -> Self {
+        Self(ManuallyDrop::new(buffer))
+    }
+
+    /// The machine frame of a page.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer has fewer pages.
+    pub fn machine_frame(&self, page: usize) -> MachineFrame {
+        self.0.0.pages.machine_frame(page)
+    }
+
+    /// Takes the pages back, once the device is done with them.
+    pub fn give_back(self) -> PrivateBuffer<G> {
+        ManuallyDrop::into_inner(self.0)
+    }
+}
+
 /// The grant table had no room for a buffer.
 pub struct NotShared<G: Grant> {
     /// The buffer, unless the back end guessed the reference of a page meanwhile.

@@ -61,6 +61,28 @@ fn a_profile_adds_up_to_what_was_counted() {
     }
 }
 
+#[test]
+fn the_proxy_is_compared_with_the_same_kernel_on_the_bare_machine() {
+    let output = call::xtask().args(["bench", "io", "--json"]).output().expect("cargo starts");
+    assert_eq!(status(&output), 0, "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_str(&text(&output.stdout)).expect("one JSON object");
+    let workloads = report["workloads"].as_array().expect("a list");
+    assert!(workloads.len() >= 7, "{report}");
+    for workload in workloads {
+        let column = |name: &str| {
+            let columns = workload["columns"].as_array().expect("a list");
+            columns.iter().find(|column| column["name"] == name).cloned().unwrap_or_default()
+        };
+        let (proxy, native) = (column("proxy"), column("native"));
+        let ticks = |column: &serde_json::Value| column["instructions"].as_u64().unwrap_or_default();
+        assert!(0 < ticks(&native) && ticks(&native) < ticks(&proxy), "{workload}");
+        assert!(
+            native["totals"]["dom0 ticks"].is_null() && proxy["totals"]["dom0 ticks"].is_u64(),
+            "{workload}"
+        );
+    }
+}
+
 /// The instructions that one column of `bench guest --json` has for something.
 fn instructions(column: &str, name: &str) -> u64 {
     let start = format!("{{\"name\":\"{name}\",\"instructions\":");

@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: what things cost, counted in machines of their own: `micro` hypercalls, requests and packets,
-//! [`guest`] all that a stock Linux does.
+//! [`io`] the same disk requests over the proxy and without it, [`guest`] all that a stock Linux does.
 //!
 //! For `micro`, domain 0 does the measuring (its commands `bench micro` and `bench traffic`); here a machine that counts
 //! instructions is started for it, what it prints is read, and shown beside the goals. The machine's disk is empty and
@@ -8,6 +8,7 @@
 mod figures;
 mod goals;
 mod guest;
+mod io;
 mod profile;
 mod table;
 
@@ -65,6 +66,8 @@ enum Kind {
         #[arg(long)]
         lines: bool,
     },
+    /// Instructions of disk requests: over the proxy, and in a kernel that has the machine for itself.
+    Io(io::Options),
     /// Instructions of what a stock Linux does: bare, on Weir, and on Debian's Xen.
     Guest(guest::Options),
 }
@@ -83,6 +86,7 @@ pub fn bench(workspace: &Workspace, options: &Options, consent: Consent) -> Resu
             print!("{}", profile.table);
             Ok(true)
         }
+        Kind::Io(options) => io::bench(workspace, &images, &scratch, options),
         Kind::Guest(options) => guest::bench(workspace, &images, options, consent),
     }
 }
@@ -131,7 +135,12 @@ fn run_to_end(machine: &Machine) -> Result<(Vec<String>, String)> {
 
 /// A machine in which domain 0 executes a command and ends.
 fn machine(images: &Images, scratch: &Scratch, command: &str) -> Result<Machine> {
-    let archive = bundle::boot_archive(images, &[command.to_owned()])?;
+    with_commands(images, scratch, &[command.to_owned()])
+}
+
+/// A machine in which domain 0 executes commands and ends.
+fn with_commands(images: &Images, scratch: &Scratch, commands: &[String]) -> Result<Machine> {
+    let archive = bundle::boot_archive(images, commands)?;
     let load = Load { images, archive: &archive, hypervisor_words: None, dom0_words: "noguest" };
     Ok(with_devices(boot::on_weir(load, scratch)?.time_limit(LIMIT)))
 }

@@ -54,6 +54,14 @@ pub fn on_xen(xen: &Path, load: Load<'_>, scratch: &Scratch) -> Result<Machine> 
         .command_line(load.hypervisor_words.unwrap_or(XEN_COMMAND_LINE)))
 }
 
+/// A machine that runs our guest's kernel without a hypervisor, by `bare`; its boot file goes to `scratch`.
+pub fn on_the_bare_machine(bare: &Path, guest: &Path, words: &str, scratch: &Scratch) -> Result<Machine> {
+    let kernel = fs::read(guest).with_context(|| format!("cannot read {}", guest.display()))?;
+    let path = scratch.join("kernel");
+    fs::write(&path, bundle::padded(&kernel)).context("cannot write the kernel's file")?;
+    Ok(Machine::with_kernel(bare).module(&path).command_line(words))
+}
+
 /// One module in QEMU's notation, in which a single comma begins the next.
 fn multiboot_module(path: &Path, words: &str) -> String {
     format!("{} {words}", path.display()).trim().replace(',', ",,")

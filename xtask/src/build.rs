@@ -18,6 +18,8 @@ pub const PACKAGES: [&str; 3] = ["hv-core", "dom0-backend", "guest-frontend"];
 pub const TEST_PACKAGES: [&str; 3] = ["pv-runtime", "test-kernels", "test-programs"];
 /// The package of the plugin for QEMU that counts instructions, and of the program that shows what it counted.
 const PROFILER: &str = "instruction-profile";
+/// The package that runs a kernel without a hypervisor.
+pub const BARE_PACKAGES: [&str; 1] = ["bare-machine"];
 /// The package with the first program of a stock Linux that is measured.
 pub const BENCH_PACKAGES: [&str; 1] = ["linux-bench"];
 /// Those kernels and programs: the environment variable that names each to the tests, and its file.
@@ -124,6 +126,14 @@ pub fn build_profiler(workspace: &Workspace) -> Result<Profiler> {
     let (plugin, program) = (directory.join("libinstruction_profile.so"), directory.join(PROFILER));
     ensure_made("plugin", &plugin)?;
     Ok(Profiler { plugin, program })
+}
+
+/// Builds what runs a kernel on the bare machine; its file.
+pub fn build_bare_machine(workspace: &Workspace) -> Result<PathBuf> {
+    progress::stage("building what runs a kernel without a hypervisor");
+    let image = compile(workspace, &BARE_PACKAGES)?.join("bare");
+    ensure_made("image", &image)?;
+    Ok(image)
 }
 
 /// Builds the program that measures a stock Linux from inside; its file.

@@ -51,6 +51,13 @@ pub fn bundle(modules: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
+/// One module for a kernel that takes it as it is, with the stretch behind it that may be lost.
+pub fn padded(module: &[u8]) -> Vec<u8> {
+    let mut bytes = module.to_vec();
+    bytes.resize(bytes.len() + TAIL, 0);
+    bytes
+}
+
 fn pad(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
 }

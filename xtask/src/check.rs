@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::build::{BENCH_PACKAGES, FEATURE, PACKAGES, TEST_PACKAGES, package_arguments};
+use crate::build::{BARE_PACKAGES, BENCH_PACKAGES, FEATURE, PACKAGES, TEST_PACKAGES, package_arguments};
 use crate::command;
 use crate::consent::Consent;
 use crate::packages::{Apt, Request};
@@ -85,7 +85,7 @@ fn host_lints(workspace: &Workspace) -> Step {
 fn machine_lints(workspace: &Workspace) -> Step {
     let mut command = clippy(workspace);
     command.args(["--target", TARGET, "--features", FEATURE, "--lib", "--bins"]);
-    for packages in [&PACKAGES[..], &TEST_PACKAGES, &BENCH_PACKAGES] {
+    for packages in [&PACKAGES[..], &TEST_PACKAGES, &BENCH_PACKAGES, &BARE_PACKAGES] {
         command.args(package_arguments(packages));
     }
     command.args(["--", "--deny", "warnings"]);

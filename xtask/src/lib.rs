@@ -32,6 +32,7 @@ pub mod image;
 pub mod linux;
 pub mod machine;
 pub mod packages;
+pub mod pattern;
 pub mod peer;
 pub mod progress;
 pub mod qemu;

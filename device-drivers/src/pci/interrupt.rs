@@ -10,8 +10,10 @@ use hypercall_abi::{DomainId, Errno, PhysicalIrq};
 use pv_runtime::event_channel::EventChannel;
 use pv_runtime::hypercall::physdev_op;
 
+use super::bus::Bus;
 use super::capability::Msix;
-use super::config_space::{Address, ConfigSpace};
+use super::config_space::Address;
+use super::ports::ConfigPorts;
 
 /// Tells the hypervisor that a function is there, before anything else about it.
 ///
@@ -50,22 +52,14 @@ impl Interrupt {
     }
 }
 
-/// Gives a function's first `count` table entries, or as many as there are, an interrupt each, and switches
-/// the function over to them.
-///
-/// # Errors
-///
-/// What the hypervisor answers.
-pub fn bind_interrupts(
-    config: &impl ConfigSpace,
-    function: Address,
-    msix: &Msix,
-    count: u16,
-) -> Result<Vec<Interrupt>, Errno> {
-    let entries = 0..count.min(msix.entries);
-    let interrupts = entries.map(|entry| Interrupt::bind(function, msix, entry)).collect::<Result<_, _>>()?;
-    msix.enable(config);
-    Ok(interrupts)
+impl Bus for ConfigPorts {
+    fn bind_interrupts(&self, function: Address, msix: &Msix, count: u16) -> Result<Vec<Interrupt>, Errno> {
+        let entries = 0..count.min(msix.entries);
+        let interrupts =
+            entries.map(|entry| Interrupt::bind(function, msix, entry)).collect::<Result<_, _>>()?;
+        msix.enable(self);
+        Ok(interrupts)
+    }
 }
 
 /// A number for an interrupt, ours until this is dropped.

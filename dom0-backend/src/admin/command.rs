@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use hypercall_abi::DomainId;
 
+use crate::bench::DiskRequests;
 use crate::toolstack::{GuestConfiguration, GuestDisk, GuestNic};
 
 /// A command.
@@ -163,6 +164,8 @@ pub enum Command {
     Bench(Option<String>),
     /// Measure what requests or packets with this text in their name cost.
     BenchTraffic(String),
+    /// Measure one kind of disk request.
+    BenchIo(DiskRequests),
     /// Make so many guests while steps of making them fail on purpose.
     Drill(u32),
     /// Do nothing for a while.

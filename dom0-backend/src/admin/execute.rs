@@ -123,7 +123,7 @@ impl Admin {
                 done()
             }
             Command::Shares { guest: Some(guest), weight: Some(weight) } => self.set_weight(&guest, weight),
-            Command::Bench(_) | Command::BenchTraffic(_) if wants_json => {
+            Command::Bench(_) | Command::BenchTraffic(_) | Command::BenchIo(_) if wants_json => {
                 Err(Failure::new("no-json", "there is JSON of it from `cargo xtask bench micro --json` only"))
             }
             Command::Bench(guest) => {
@@ -132,6 +132,10 @@ impl Admin {
             }
             Command::BenchTraffic(name) => {
                 bench::traffic(&self.toolstack, &name).await?;
+                done()
+            }
+            Command::BenchIo(requests) => {
+                bench::disk_requests(&self.toolstack, &requests).await?;
                 done()
             }
             Command::Top { pause, times, is_batch } => {

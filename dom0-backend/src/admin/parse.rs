@@ -13,6 +13,7 @@ use super::arguments::Arguments;
 use super::command::*;
 use super::usage::{self, NOT_YET};
 use super::words::{self, Unclosed};
+use crate::bench::DiskRequests;
 use crate::toolstack::GuestConfiguration;
 
 /// How long a guest may take for what it is told to run, unless said otherwise.
@@ -138,6 +139,12 @@ impl Command {
             ("bench", ["micro"]) => Self::Bench(None),
             ("bench", ["micro", guest]) => Self::Bench(Some(text(guest))),
             ("bench", ["traffic", name]) => Self::BenchTraffic(text(name)),
+            ("bench", ["io", disk, action, order, bytes, depth, rounds]) => Self::BenchIo(DiskRequests {
+                disk: text(disk),
+                kind: [text(action), text(order), text(bytes)],
+                depth: number::<u32>("depth", depth)?.max(1),
+                rounds: number("rounds", rounds)?,
+            }),
             ("perf", []) => Self::Counters,
             ("drill", [rounds]) => Self::Drill(number("guests", rounds)?),
             _ => Self::looking(name, arguments)?,

@@ -47,6 +47,10 @@ pub const USAGES: &[(&str, &str)] = &[
     ("perf", "the hypervisor's counters"),
     ("bench micro [NAME]", "what things cost, in guests made for it or in this one"),
     ("bench traffic TEXT", "what requests or packets cost whose name in `bench micro` has this text"),
+    (
+        "bench io DISK ACTION ORDER BYTES DEPTH ROUNDS",
+        "what a disk request costs; write and flush write to DISK",
+    ),
     ("drill GUESTS", "make guests while steps of it fail on purpose; is anything left of them?"),
     ("sleep SECONDS", "do nothing for a while"),
     ("poweroff", "ask all guests to end, then switch the machine off; also: shutdown"),

@@ -20,6 +20,7 @@ use crate::toolstack::Toolstack;
 
 pub use subject::BenchError;
 use subject::Subject;
+pub use traffic::DiskRequests;
 
 /// Measures everything, with guests made for it; or what the hypervisor does, in a guest that is there.
 ///
@@ -49,6 +50,15 @@ pub async fn traffic(toolstack: &Rc<Toolstack>, selection: &str) -> Result<(), B
         0 => Err(BenchError::NoTraffic(selection.into())),
         _ => Ok(()),
     }
+}
+
+/// Measures one kind of disk request.
+///
+/// # Errors
+///
+/// [`BenchError`].
+pub async fn disk_requests(toolstack: &Rc<Toolstack>, requests: &DiskRequests) -> Result<(), BenchError> {
+    traffic::disk_requests(toolstack, requests).await
 }
 
 /// What a guest measures alone, and with a peer that sends it events.

@@ -100,6 +100,33 @@ async fn from_disk(toolstack: &Rc<Toolstack>, name: &str, depth: u32) -> Result<
     read
 }
 
+/// Disk requests to be measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskRequests {
+    /// The disk, which is written to if the requests write.
+    pub disk: String,
+    /// What they are, as a guest's command `bench io` takes it: action, order, bytes.
+    pub kind: [String; 3],
+    /// How many are under way at once; at least one.
+    pub depth: u32,
+    /// Rounds.
+    pub rounds: u32,
+}
+
+/// Measures one kind of disk request, with a guest made for it.
+pub async fn disk_requests(toolstack: &Rc<Toolstack>, requests: &DiskRequests) -> Result<(), BenchError> {
+    let DiskRequests { disk, kind, depth, rounds: times } = requests;
+    // Who only reads may do so beside others.
+    let access = if kind[0] == "read" { "r!" } else { "w" };
+    let disk = format!("disk={disk},xvda,{access}");
+    let guest = Subject::make(toolstack, "bench", &["memory=32", &disk]).await?;
+    let kind = kind.join(" ");
+    let name = format!("{kind} {depth}");
+    let measured = rounds(&guest, &name, *depth, &|count| format!("bench io {kind} {count} {times}")).await;
+    guest.end().await;
+    measured
+}
+
 /// Has a guest do rounds with nothing in them and with `count`, and prints the difference.
 async fn rounds(
     subject: &Subject,

@@ -8,6 +8,7 @@ use smoltcp::wire::{EthernetAddress, Ipv4Address};
 
 use super::failure::Failure;
 use crate::bench::Benchmark;
+use crate::bench::io::{Action, Order, Workload};
 
 /// What `help` prints.
 pub const HELP: &str = "\
@@ -24,6 +25,11 @@ commands; sizes and offsets are bytes and may end in K, M or G; DISK is a number
   bench micro                            what hypercalls, events and memory cost
   bench start                            the time stamp counter at this kernel's first instruction
   bench disk ROUNDS DEPTH                read so many pages at a time; dom0 counts what it takes
+  bench io ACTION ORDER BYTES DEPTH ROUNDS
+                                         (requests to disk 0: read, write or flush; random or sequential)
+                                         (dom0 counts what they take, or a kernel that is alone itself)
+  bench check ACTION ORDER BYTES DEPTH ROUNDS DISK SEED
+                                         (the same, on a disk that holds the data of SEED, compared)
   bench net MAC ROUNDS PACKETS           send so many packets at a time; dom0 counts what it takes
   sleep SECONDS                          wait
   shutdown, reboot, crash                end this domain
@@ -183,6 +189,13 @@ impl Words<'_> {
             Some("disk") => {
                 Benchmark::Disk { rounds: self.required("ROUNDS")?, depth: self.required("DEPTH")? }
             }
+            Some("io") => Benchmark::Io { workload: self.workload()?, rounds: self.required("ROUNDS")? },
+            Some("check") => Benchmark::Check {
+                workload: self.workload()?,
+                rounds: self.required("ROUNDS")?,
+                disk: self.required("DISK")?,
+                seed: self.required("SEED")?,
+            },
             Some("net") => {
                 let to: EthernetAddress = self.required("MAC")?;
                 Benchmark::Net { to, rounds: self.required("ROUNDS")?, packets: self.required("PACKETS")? }
@@ -191,6 +204,22 @@ impl Words<'_> {
             None => return Err(Failure::new("KIND is missing; try `help`")),
         };
         Ok(Command::Bench(benchmark))
+    }
+
+    fn workload(&mut self) -> Result<Workload, Failure> {
+        let action = match self.0.next() {
+            Some("read") => Action::Read,
+            Some("write") => Action::Write,
+            Some("flush") => Action::Flush,
+            _ => return Err(Failure::new("ACTION is read, write or flush")),
+        };
+        let order = match self.0.next() {
+            Some("random") => Order::Random,
+            Some("sequential") => Order::Sequential,
+            _ => return Err(Failure::new("ORDER is random or sequential")),
+        };
+        let bytes = self.required::<Size>("BYTES")?.0 as usize;
+        Ok(Workload { action, order, bytes, depth: self.required("DEPTH")? })
     }
 
     fn end(&mut self) -> Result<(), Failure> {
@@ -312,6 +341,13 @@ mod tests {
     fn benchmarks_have_their_own_words() {
         assert_eq!(parsed("bench micro"), Command::Bench(Benchmark::Micro));
         assert_eq!(parsed("bench disk 8 32"), Command::Bench(Benchmark::Disk { rounds: 8, depth: 32 }));
+        let workload = Workload { action: Action::Read, order: Order::Random, bytes: 4096, depth: 32 };
+        assert_eq!(
+            parsed("bench io read random 4K 32 8"),
+            Command::Bench(Benchmark::Io { workload, rounds: 8 })
+        );
+        let check = Benchmark::Check { workload, rounds: 8, disk: 1, seed: 7 };
+        assert_eq!(parsed(&format!("bench check {workload} 8 1 7")), Command::Bench(check));
         let to = EthernetAddress([0, 0x16, 0x3e, 0, 0xab, 1]);
         let net = Benchmark::Net { to, rounds: 8, packets: 128 };
         assert_eq!(parsed("bench net 00:16:3e:00:ab:01 8 128"), Command::Bench(net));
@@ -325,5 +361,7 @@ mod tests {
         assert_eq!(complaint("bench"), "KIND is missing; try `help`");
         assert_eq!(complaint("bench nothing"), "no benchmark `nothing`; try `help`");
         assert_eq!(complaint("bench disk 1"), "DEPTH is missing");
+        assert_eq!(complaint("bench io erase"), "ACTION is read, write or flush");
+        assert_eq!(complaint("bench io read"), "ORDER is random or sequential");
     }
 }

@@ -66,6 +66,7 @@ fn print_disk(index: usize, named: &NamedDisk) {
         "disk {index}: {}, {} sectors, {} bytes a block{access}",
         named.number, geometry.sectors, geometry.sector_size
     );
+    let Some(counters) = counters else { return println!("  driven by this kernel") };
     println!(
         "  {} requests, {} pages, {} notifications",
         counters.requests, counters.pages, counters.notifications

@@ -11,6 +11,15 @@ use pv_runtime::BootInfo;
 use pv_runtime::executor::{JoinHandle, spawn, timeout};
 use pv_runtime::xenbus::{Device, Store, StoreError};
 
+#[cfg(target_os = "none")]
+use {
+    crate::block::OwnedDisk,
+    device_drivers::pci::{ConfigPorts, Function, scan},
+    device_drivers::start::virtio_disk,
+    device_drivers::virtio::DeviceKind,
+    hypercall_abi::Errno,
+};
+
 use super::failure::Failure;
 use crate::block::{Disk, VbdDriver};
 use crate::lifecycle;
@@ -69,6 +78,12 @@ impl Machine {
         {
             log::error!("devices cannot be looked for: {error}");
         }
+        #[cfg(target_os = "none")]
+        if info.is_initial_domain
+            && let Err(errno) = machine.find_own_disks()
+        {
+            log::error!("the machine's devices cannot be reached: {errno}");
+        }
         machine
     }
 
@@ -96,6 +111,19 @@ impl Machine {
         };
         disks.look(usize::MAX, &connect).await?;
         spawn(disks.follow(usize::MAX, connect));
+        Ok(())
+    }
+
+    /// Starts the disks that this domain drives itself, for there is nobody else.
+    #[cfg(target_os = "none")]
+    fn find_own_disks(&self) -> Result<(), Errno> {
+        let bus = ConfigPorts::open()?;
+        for (number, function) in (0..).zip(scan(&bus).iter().filter(|function| is_disk(function))) {
+            match virtio_disk(&bus, function.address) {
+                Ok(device) => drop(spawn(OwnedDisk::new(&self.disks.add(number), device).run())),
+                Err(error) => log::error!("{}: not started: {error}", function.address),
+            }
+        }
         Ok(())
     }
 
@@ -145,6 +173,11 @@ impl Machine {
         let disk = self.disks.0.borrow().get(index).map(|named| named.disk.clone());
         disk.ok_or_else(|| Failure::new(format!("there is no disk {index}")))
     }
+}
+
+#[cfg(target_os = "none")]
+fn is_disk(function: &Function) -> bool {
+    DeviceKind::of(function) == Some(DeviceKind::BLOCK)
 }
 
 /// The domain's front ends of one kind, and the tasks that run them.

@@ -21,6 +21,11 @@ impl Pattern {
         Self { seed, position: 0 }
     }
 
+    /// A place in the stream of a seed, so many bytes from its start.
+    pub const fn at(seed: u64, position: u64) -> Self {
+        Self { seed, position }
+    }
+
     /// Bytes from the stream's start to here.
     pub const fn position(&self) -> u64 {
         self.position
@@ -53,8 +58,8 @@ impl Pattern {
     }
 }
 
-/// The word at an index.
-fn word(seed: u64, index: u64) -> u64 {
+/// The word at an index of a seed's stream.
+pub(crate) fn word(seed: u64, index: u64) -> u64 {
     let state = seed.wrapping_add(STEP.wrapping_mul(index.wrapping_add(1)));
     let state = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let state = (state ^ state >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -88,6 +93,9 @@ mod tests {
             start += size;
         }
         assert_eq!((start, pattern.position()), (1000, 1000));
+        let mut middle = [0; 77];
+        Pattern::at(7, 123).fill(&mut middle);
+        assert_eq!(middle, whole[123..200]);
         assert_eq!(whole, pieces);
     }
 

@@ -19,8 +19,8 @@ pub type DiskBuffer = PrivateBuffer<Grant>;
 pub struct DiskInfo {
     /// Its size and ways.
     pub geometry: Geometry,
-    /// What went through since the back end was connected.
-    pub counters: BlockCounters,
+    /// What went through since the back end was connected; none if this domain drives the disk itself.
+    pub counters: Option<BlockCounters>,
 }
 
 /// The state that users and driver of a disk share.
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     /// For users: the geometry became known, or the disk is gone.
     pub(super) changed: Notify,
     pub(super) is_gone: Cell<bool>,
+    /// Whether this domain drives the disk itself.
+    pub(super) is_owned: Cell<bool>,
 }
 
 /// A disk. Clones are the same disk.
@@ -51,6 +53,7 @@ impl Disk {
             geometry: Cell::new(None),
             changed: Notify::new(),
             is_gone: Cell::new(false),
+            is_owned: Cell::new(false),
         }))
     }
 
@@ -68,10 +71,11 @@ impl Disk {
         self.0.geometry.get().filter(|_| !self.0.is_gone.get()).ok_or(BlockError::Gone)
     }
 
-    /// What the disk is and has done, if a back end is connected.
+    /// What the disk is and has done, if a back end is connected or none is needed.
     pub fn info(&self) -> Option<DiskInfo> {
-        let counters = self.0.queue.borrow().as_ref()?.counters();
-        Some(DiskInfo { geometry: self.0.geometry.get()?, counters })
+        let counters = self.0.queue.borrow().as_ref().map(BlockQueue::counters);
+        let geometry = self.0.geometry.get()?;
+        (counters.is_some() || self.0.is_owned.get()).then_some(DiskInfo { geometry, counters })
     }
 
     /// Fills the first `length` bytes of `buffer` with what lies on the disk from `start` on.

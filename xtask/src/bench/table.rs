@@ -64,7 +64,7 @@ fn work(traffic: &Traffic) -> u64 {
 }
 
 /// A share, with two places after the point unless it is whole.
-fn each(total: u64, count: u64) -> String {
+pub(super) fn each(total: u64, count: u64) -> String {
     let count = count.max(1);
     match total % count {
         0 => (total / count).to_string(),

@@ -4,8 +4,8 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use super::device::*;
-use device_drivers::virtio::fake::{read_memory, write_memory};
+use super::*;
+use crate::virtio::fake::{read_memory, write_memory};
 
 struct Pending {
     operation: Operation,
@@ -16,13 +16,16 @@ struct Pending {
 
 /// A disk.
 pub struct FakeDisk {
+    /// What it says of itself.
     pub geometry: Cell<Geometry>,
+    /// What is on it.
     pub bytes: RefCell<Vec<u8>>,
     pending: RefCell<VecDeque<Pending>>,
     log: RefCell<Vec<(Operation, u64, usize)>>,
     /// Requests that it holds at most.
     pub depth: Cell<usize>,
     room: RoomList,
+    /// How often it was to look.
     pub kicks: Cell<usize>,
 }
 

@@ -1,0 +1,68 @@
+//! Starting a device that was found: its interrupts, its registers, its driver, and the task that answers it.
+
+use alloc::rc::Rc;
+
+use pv_runtime::executor::{Either, select, spawn};
+
+use crate::pci::{Address, Bus, Interrupt, Msix};
+use crate::virtio::{MappedRegisters, SetupError, connect};
+use crate::virtio_blk::{self, VirtioBlk};
+
+/// The interrupts of a device, one for each use or fewer.
+#[derive(Clone, Debug)]
+pub struct Interrupts(Rc<[Interrupt]>);
+
+impl Interrupts {
+    /// Binds them.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] if the device has none, or the hypervisor gives none.
+    pub fn bind(bus: &impl Bus, address: Address, uses: u16) -> Result<Self, SetupError> {
+        let msix = Msix::find(bus, address).ok_or(SetupError::NoInterrupt)?;
+        Ok(Self(bus.bind_interrupts(address, &msix, uses)?.into()))
+    }
+
+    /// The table entry for use `index`: its own, or the last for all that lack one.
+    pub fn entry(&self, index: usize) -> u16 {
+        index.min(self.0.len().saturating_sub(1)) as u16
+    }
+
+    /// Waits for the interrupt of use `index`; for ever if there is none at all.
+    pub async fn wait(&self, index: usize) {
+        match self.0.get(usize::from(self.entry(index))) {
+            Some(interrupt) => interrupt.wait().await,
+            None => core::future::pending().await,
+        }
+    }
+}
+
+/// What a disk interrupts for.
+const CONFIGURATION: usize = 0;
+const REQUESTS: usize = 1;
+
+/// Starts a virtio disk.
+///
+/// # Errors
+///
+/// [`SetupError`].
+pub fn virtio_disk(bus: &impl Bus, address: Address) -> Result<Rc<VirtioBlk<MappedRegisters>>, SetupError> {
+    let interrupts = Interrupts::bind(bus, address, 2)?;
+    let transport = connect(bus, address)?;
+    let vectors = virtio_blk::Vectors {
+        configuration: interrupts.entry(CONFIGURATION),
+        requests: interrupts.entry(REQUESTS),
+    };
+    let disk = Rc::new(VirtioBlk::start(transport, vectors)?);
+    spawn(serve_disk(Rc::clone(&disk), interrupts));
+    Ok(disk)
+}
+
+async fn serve_disk(disk: Rc<VirtioBlk<MappedRegisters>>, interrupts: Interrupts) {
+    loop {
+        if let Either::First(()) = select(interrupts.wait(CONFIGURATION), interrupts.wait(REQUESTS)).await {
+            disk.check_health();
+        }
+        disk.take_completions();
+    }
+}
