@@ -264,8 +264,9 @@ impl<R: Registers> Interface for VirtioNet<R> {
         for (position, piece) in frame.pieces.iter().enumerate() {
             let page_address = buffers.frame(piece.buffer).physical_address();
             let (offset, length) = if position == 0 {
-                write_header(buffers.page(piece.buffer), Self::header(frame));
-                (HEADER_START, u32::from(piece.length) + u32::from(HEADER_LENGTH))
+                let start = piece.offset - HEADER_LENGTH;
+                write_header(buffers.page(piece.buffer), start, Self::header(frame));
+                (start, u32::from(piece.length) + u32::from(HEADER_LENGTH))
             } else {
                 (piece.offset, piece.length.into())
             };
@@ -322,8 +323,8 @@ impl<R: Registers> Interface for VirtioNet<R> {
 }
 
 #[inline]
-fn write_header(page: &Page, header: [u32; 3]) {
-    for (word, value) in page.words()[HEADER_WORD..].iter().zip(header) {
+fn write_header(page: &Page, start: u16, header: [u32; 3]) {
+    for (word, value) in page.words()[usize::from(start) / 4..].iter().zip(header) {
         word.store(value, Ordering::Relaxed);
     }
 }

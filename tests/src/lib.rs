@@ -19,6 +19,7 @@ pub mod prompt;
 pub mod report;
 pub mod service;
 pub mod stock;
+pub mod wire;
 
 pub use dom0::Dom0;
 pub use kernel::Kernel;

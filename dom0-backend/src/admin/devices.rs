@@ -69,7 +69,7 @@ const DISK: Kind = Kind {
 
 const INTERFACE: Kind = Kind {
     name: "vif",
-    keys: &["handle", "mac", "bridge"],
+    keys: &["handle", "mac", "bridge", "vlan"],
     counters: &[
         ("rx packets", "rx_packets"),
         ("KiB", "rx_kib"),
@@ -77,6 +77,8 @@ const INTERFACE: Kind = Kind {
         ("KiB", "tx_kib"),
         ("dropped", "dropped"),
         ("errors", "errors"),
+        ("spoofed", "spoofed"),
+        ("tagged", "tagged"),
         ("rounds", "rounds"),
         ("events", "events"),
     ],
@@ -127,6 +129,8 @@ pub fn interfaces(nodes: &mut Nodes<'_>, guests: &[Rc<Guest>], reports: &dyn Dev
             kibibytes(&counters.tx_bytes),
             counters.rx_dropped.get(),
             counters.rx_errors.get() + counters.tx_errors.get(),
+            counters.spoofed.get(),
+            counters.tagged.get(),
             counters.rounds.get(),
             counters.notifications.get(),
         ];

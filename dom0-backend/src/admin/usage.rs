@@ -33,7 +33,7 @@ pub const USAGES: &[(&str, &str)] = &[
     ("sched-credit2 [-d NAME [-w WEIGHT] [-c CAP]]", "shares of the processors"),
     ("block-attach NAME TARGET[,DISK[,r|w]]", "plug a disk into a guest that runs"),
     ("block-detach [--force] NAME DISK", "take it away; --force does not ask the guest"),
-    ("network-attach NAME [mac=ADDRESS]", "plug in a network interface"),
+    ("network-attach NAME [mac=ADDRESS] [vlan=N]", "plug in a network interface"),
     ("network-detach [--force] NAME NUMBER|ADDRESS", "take it away, likewise"),
     ("block-list [NAME...]", "the guests' disks, and what was counted; of NAME, as xl shows them"),
     ("network-list [NAME...]", "the guests' network interfaces, likewise"),
@@ -145,7 +145,7 @@ Settings of a guest:
                    a disk; TARGET is a disk of the machine (disk0) or a part of one
                    (disk0@OFFSET, disk0@OFFSET+SIZE; sizes such as 64M);
                    r! or w! to have what another guest has
-  vif, vif=mac=ADDRESS
+  vif, vif=[mac=ADDRESS][,vlan=N][,antispoof=0]
                    a network interface at the switch
   cpu_weight=N     its share of the processors                      [256]
   uuid=UUID        its uuid                                         [made up]

@@ -19,13 +19,19 @@ use pv_runtime::xenbus::Device;
 use ring::BackRing;
 
 use super::counters::{VifCounters, add};
+use super::ethernet::{MacAddress, Vlan};
 use super::mac_table::PortId;
 use super::moderation::Moderation;
 use super::offload::Capabilities;
 use super::switch::{Platform, Switch};
 use super::tx::TxFault;
-use super::vif::{self, FrontEnd};
+use super::vif::{self, Admission, FrontEnd};
 use crate::backend::{BackEnd, ConnectError, Connection};
+
+/// The back end's keys for the virtual network of an interface, and whether the guest may only send from its address;
+/// unless that is 0, so it is.
+const VLAN: &str = "vlan";
+const ANTI_SPOOFING: &str = "antispoof";
 
 /// What a front end is told that we can do. Checksums over IPv4 need not be mentioned.
 const OFFERS: [(&str, u32); 7] = [
@@ -133,6 +139,21 @@ impl Wishes {
     }
 }
 
+/// What the toolstack says of what the guest may send. Without a word of it nothing goes out: the address is read
+/// from the device itself, and must be there.
+async fn read_admission(device: &Device) -> Result<Admission, ConnectError> {
+    let address: Option<MacAddress> = device.read_own(key::MAC).await?;
+    let is_strict = device.read_own::<u32>(ANTI_SPOOFING).await? != Some(0);
+    let vlan = match device.read_own::<u16>(VLAN).await? {
+        None => Vlan::UNTAGGED,
+        Some(number) => Vlan::new(number).ok_or(ConnectError::NoSource(format!("VLAN {number}")))?,
+    };
+    if is_strict && address.is_none() {
+        return Err(ConnectError::NoSource("address of the interface".into()));
+    }
+    Ok(Admission { vlan, source: address.filter(|_| is_strict) })
+}
+
 /// Whether the front end says something; not if it does not mention it.
 async fn flag(device: &Device, key: &'static str) -> Result<bool, ConnectError> {
     Ok(device.read_peer::<u32>(key).await?.unwrap_or(0) != 0)
@@ -159,6 +180,7 @@ where
 
     async fn connect(&self, device: &Device) -> Result<VifConnection<P>, ConnectError> {
         let wishes = Wishes::read(device).await?;
+        let admission = read_admission(device).await?;
         let guest = device.peer();
         let tx = BackRing::attach(map(guest, wishes.tx_ring, GrantAccess::ReadWrite)?)?;
         let rx = BackRing::attach(map(guest, wishes.rx_ring, GrantAccess::ReadWrite)?)?;
@@ -169,6 +191,7 @@ where
         let connection = vif::Connection {
             guest,
             front_end: wishes.front_end,
+            admission,
             tx,
             rx,
             tx_channel: Rc::clone(&tx_channel),
@@ -355,6 +378,37 @@ mod tests {
             assert_eq!((wishes.tx_port, wishes.rx_port), (Port(3), None));
             let only = Capabilities { checksum_v4: true, ..Capabilities::default() };
             assert_eq!(wishes.front_end, FrontEnd { capabilities: only, notifies_rx: false });
+        });
+    }
+
+    async fn admission(entries: &[(&str, &str)]) -> Result<Admission, ConnectError> {
+        let store = StoreService::new().connect();
+        for (name, value) in entries {
+            store.write(&format!("{BACK}/{name}"), value).await.expect("the store takes it");
+        }
+        // What the guest says of it does not count.
+        store.write(&format!("{FRONT}/mac"), "00:16:3e:00:00:66").await.expect("the store takes it");
+        read_admission(&Device::new(store, BACK.into(), FRONT.into(), DomainId(7))).await
+    }
+
+    #[test]
+    fn what_a_guest_may_send_is_for_the_toolstack_to_say() {
+        testing::run(async {
+            let mac = ("mac", "00:16:3e:00:00:01");
+            let source = Some(MacAddress::new([0, 0x16, 0x3e, 0, 0, 1]));
+            let vlan = Vlan::UNTAGGED;
+            assert_eq!(admission(&[mac]).await, Ok(Admission { vlan, source }));
+            assert_eq!(
+                admission(&[mac, ("vlan", "7"), ("antispoof", "1")]).await,
+                Ok(Admission { vlan: Vlan::new(7).expect("a network"), source })
+            );
+            assert_eq!(admission(&[mac, ("antispoof", "0")]).await, Ok(Admission { vlan, source: None }));
+            assert!(admission(&[]).await.is_err());
+            for (name, value) in
+                [("vlan", "0"), ("vlan", "4095"), ("vlan", "x"), ("mac", "x"), ("antispoof", "x")]
+            {
+                assert!(admission(&[mac, (name, value)]).await.is_err(), "{name}={value}");
+            }
         });
     }
 

@@ -1,13 +1,15 @@
 //! Pages of our own for frames: what the machine's interface receives into and sends from.
 //!
 //! A frame starts some bytes into its first page, so that the header which such interfaces want before a frame
-//! can stand there:
+//! can stand there, even if the frame gets a tag:
 //!
 //! ```text
 //!   byte 0     4             16
 //!   ┌──────────┬─────────────┬──────────────────────────────────┐
 //!   │          │ its header  │ frame ...                        │
-//!   └──────────┴─────────────┴──────────────────────────────────┘
+//!   ├──────────┴──┬──────────┴──────┬─────┬─────────────────────┤
+//!   │ its header  │ addresses       │ tag │ rest of the frame...│
+//!   └─────────────┴─────────────────┴─────┴─────────────────────┘
 //! ```
 
 use alloc::vec::Vec;

@@ -11,6 +11,10 @@ pub struct VifCounters {
     pub tx_bytes: Cell<u64>,
     /// Packets of the guest that were not accepted or could not be copied.
     pub tx_errors: Cell<u64>,
+    /// Packets that the guest sent from an address that is not its interface's.
+    pub spoofed: Cell<u64>,
+    /// Packets of the guest with a tag of a virtual network.
+    pub tagged: Cell<u64>,
     /// Packets that the guest received.
     pub rx_packets: Cell<u64>,
     /// Their bytes.
@@ -36,7 +40,7 @@ pub struct SwitchCounters {
     pub copy_ticks: Cell<u64>,
     /// Copies that they made.
     pub copies: Cell<u64>,
-    /// Packets that went to all ports.
+    /// Packets that went to all ports of their virtual network.
     pub flooded: Cell<u64>,
     /// Packets that were cut into segments here.
     pub segmented: Cell<u64>,

@@ -8,6 +8,43 @@ use pv_runtime::memory::{Page, SharedMemory};
 
 /// Bytes of an Ethernet header: destination, source, type.
 pub const HEADER_LENGTH: usize = 14;
+/// Bytes of the two addresses.
+pub const ADDRESSES_LENGTH: usize = 12;
+/// Bytes of a tag that says to which virtual network a frame belongs (IEEE 802.1Q); it stands behind the addresses.
+pub const TAG_LENGTH: u16 = 4;
+/// How such a tag begins.
+pub const TAG_TYPE: u16 = 0x8100;
+/// How other tags begin: those of providers, and one that is older than the standard.
+const OTHER_TAG_TYPES: [u16; 2] = [0x88a8, 0x9100];
+/// The part of a tag that is the network's number; the rest is priority.
+const NETWORK_MASK: u16 = 0xfff;
+
+/// A virtual network on the wire: frames of different ones never meet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Vlan(u16);
+
+impl Vlan {
+    /// The network of frames without a tag.
+    pub const UNTAGGED: Self = Self(0);
+
+    /// The network of this number: 1 to 4094.
+    pub const fn new(number: u16) -> Option<Self> {
+        if matches!(number, 1..=4094) { Some(Self(number)) } else { None }
+    }
+
+    /// The network that a tag names; number 0 says nothing but a priority. `None` for the number that is reserved.
+    pub const fn of_tag(tag: u16) -> Option<Self> {
+        match tag & NETWORK_MASK {
+            0 => Some(Self::UNTAGGED),
+            number => Self::new(number),
+        }
+    }
+
+    /// Its number; 0 for the one without tags.
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+}
 
 /// An Ethernet address: six bytes, the first in the lowest byte of the number.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,31 +118,50 @@ impl FromStr for MacAddress {
     }
 }
 
-/// Who a frame is for, and who sent it.
+/// Who a frame is for, who sent it, and what follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// Receiver.
     pub destination: MacAddress,
     /// Sender.
     pub source: MacAddress,
+    /// The tag that follows, if one does.
+    pub tag: Tag,
+}
+
+/// What stands where a tag would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// No tag: the frame's type or length.
+    None,
+    /// A tag with these bits.
+    Network(u16),
+    /// A tag of another kind.
+    Other,
 }
 
 impl Addresses {
     /// Reads them from a frame that starts at a multiple of four bytes in a page.
     #[inline]
     pub fn in_page(page: &Page, offset: usize) -> Self {
-        let words = &page.words()[offset / 4..][..3];
-        Self::from_words([0, 1, 2].map(|word: usize| words[word].load(Ordering::Relaxed)))
+        let words = &page.words()[offset / 4..][..4];
+        Self::from_words([0, 1, 2, 3].map(|word: usize| words[word].load(Ordering::Relaxed)))
     }
 
-    /// Reads the first twelve bytes of a frame, given as words.
+    /// Reads the first sixteen bytes of a frame, given as words.
     #[inline]
-    pub const fn from_words(words: [u32; 3]) -> Self {
-        let [first, second, third] = words;
-        let (first, second, third) = (first as u64, second as u64, third as u64);
+    pub fn from_words(words: [u32; 4]) -> Self {
+        let [first, second, third] = [words[0], words[1], words[2]].map(u64::from);
+        let [a, b, c, d] = words[3].to_le_bytes();
+        let tag = match u16::from_be_bytes([a, b]) {
+            TAG_TYPE => Tag::Network(u16::from_be_bytes([c, d])),
+            other if OTHER_TAG_TYPES.contains(&other) => Tag::Other,
+            _ => Tag::None,
+        };
         Self {
             destination: MacAddress(first | (second & 0xffff) << 32),
             source: MacAddress(second >> 16 | third << 16),
+            tag,
         }
     }
 }
@@ -147,9 +203,25 @@ mod tests {
 
     #[test]
     fn a_frame_starts_with_destination_and_source() {
-        let words = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]].map(u32::from_le_bytes);
-        let addresses = Addresses::from_words(words);
+        let frame = |last| {
+            let words = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], last].map(u32::from_le_bytes);
+            Addresses::from_words(words)
+        };
+        let addresses = frame([8, 0, 0x45, 0]);
         assert_eq!(addresses.destination.bytes(), [1, 2, 3, 4, 5, 6]);
         assert_eq!(addresses.source.bytes(), [7, 8, 9, 10, 11, 12]);
+        assert_eq!(addresses.tag, Tag::None);
+        assert_eq!(frame([0x81, 0, 0x60, 42]).tag, Tag::Network(0x602a));
+        for other in [[0x88, 0xa8, 0, 1], [0x91, 0, 0, 1]] {
+            assert_eq!(frame(other).tag, Tag::Other);
+        }
+    }
+
+    #[test]
+    fn networks_have_numbers_from_1_to_4094() {
+        assert_eq!(Vlan::of_tag(0x602a), Vlan::new(42));
+        assert_eq!(Vlan::of_tag(0xe000), Some(Vlan::UNTAGGED));
+        assert_eq!((Vlan::new(0), Vlan::new(4095), Vlan::of_tag(0xffff)), (None, None, None));
+        assert_eq!(Vlan::new(4094).map(Vlan::number), Some(4094));
     }
 }

@@ -187,6 +187,7 @@ impl Guest {
         hypervisor: &Rc<FakeHypervisor>,
         domain: u16,
         capabilities: Capabilities,
+        admission: Admission,
     ) -> Self {
         let (tx_shared, rx_shared) = (shared(), shared());
         let tx = FrontRing::new(Arc::clone(&tx_shared)).expect("a page is enough");
@@ -195,6 +196,7 @@ impl Guest {
         let connection = Connection {
             guest: DomainId(domain),
             front_end: FrontEnd { capabilities, notifies_rx: true },
+            admission,
             tx: BackRing::attach(Arc::clone(&tx_shared)).expect("a fresh ring"),
             rx: BackRing::attach(Arc::clone(&rx_shared)).expect("a fresh ring"),
             tx_channel: events.clone(),

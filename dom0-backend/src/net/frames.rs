@@ -69,11 +69,19 @@ pub fn tcp_v6(length: usize) -> Vec<u8> {
     with_checksum(ipv6(6, &tcp_segment(length)))
 }
 
-pub fn udp_v6_with_extension_and_tag(length: usize) -> Vec<u8> {
+pub fn udp_v6_with_extension(length: usize) -> Vec<u8> {
     let extension = [17, 0, 1, 4, 0, 0, 0, 0];
-    let mut frame = ipv6(0, &[&extension[..], &udp_datagram(length)].concat());
-    frame.splice(12..12, [0x81, 0, 0, 42]);
-    with_checksum(frame)
+    with_checksum(ipv6(0, &[&extension[..], &udp_datagram(length)].concat()))
+}
+
+pub fn udp_v6_with_extension_and_tag(length: usize) -> Vec<u8> {
+    tagged(udp_v6_with_extension(length), 42)
+}
+
+/// The same frame with a tag of a virtual network.
+pub fn tagged(mut frame: Vec<u8>, vlan: u8) -> Vec<u8> {
+    frame.splice(12..12, [0x81, 0, 0, vlan]);
+    frame
 }
 
 /// The sum of big-endian pairs, carries added back in: slow and plain.

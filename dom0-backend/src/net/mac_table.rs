@@ -1,4 +1,4 @@
-//! Which port an Ethernet address was last heard from.
+//! Which port an Ethernet address was last heard from, in each virtual network.
 //!
 //! The table is bounded as a whole and for each port, so that a guest that invents addresses fills its own
 //! share and nobody else's. Entries age without a timer: an old one is simply no answer any more, and goes
@@ -6,7 +6,7 @@
 
 use hashbrown::HashMap;
 
-use super::ethernet::MacAddress;
+use super::ethernet::{MacAddress, Vlan};
 
 /// A place where frames come from and go to: the machine's interface or a guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,29 +40,29 @@ struct Share {
 /// The table.
 #[derive(Debug, Default)]
 pub struct MacTable {
-    entries: HashMap<MacAddress, Entry>,
+    entries: HashMap<(Vlan, MacAddress), Entry>,
     shares: HashMap<PortId, Share>,
     /// Changes whenever an answer may have changed, but for entries that have become old.
     generation: u32,
 }
 
 impl MacTable {
-    /// Notes that `address` was heard from at `port`, which may have `limit` entries. `now` is in seconds.
+    /// Notes that `station` was heard from at `port`, which may have `limit` entries. `now` is in seconds.
     #[inline]
-    pub fn learn(&mut self, address: MacAddress, port: PortId, limit: u16, now: u32) {
-        match self.entries.get_mut(&address) {
+    pub fn learn(&mut self, station: (Vlan, MacAddress), port: PortId, limit: u16, now: u32) {
+        match self.entries.get_mut(&station) {
             Some(entry) if entry.port == port => entry.heard = now,
-            _ => self.learn_anew(address, port, limit, now),
+            _ => self.learn_anew(station, port, limit, now),
         }
     }
 
-    fn learn_anew(&mut self, address: MacAddress, port: PortId, limit: u16, now: u32) {
-        if !address.is_valid_source() || !self.has_room(port, limit, now) {
+    fn learn_anew(&mut self, station: (Vlan, MacAddress), port: PortId, limit: u16, now: u32) {
+        if !station.1.is_valid_source() || !self.has_room(port, limit, now) {
             return;
         }
         self.shares.entry(port).or_default().entries += 1;
         self.generation = self.generation.wrapping_add(1);
-        if let Some(before) = self.entries.insert(address, Entry { port, heard: now }) {
+        if let Some(before) = self.entries.insert(station, Entry { port, heard: now }) {
             self.give_back(before.port);
         }
     }
@@ -88,10 +88,10 @@ impl MacTable {
         }
     }
 
-    /// Where `address` was heard from lately.
+    /// Where `station` was heard from lately.
     #[inline]
-    pub fn look_up(&self, address: MacAddress, now: u32) -> Option<PortId> {
-        let entry = self.entries.get(&address)?;
+    pub fn look_up(&self, station: (Vlan, MacAddress), now: u32) -> Option<PortId> {
+        let entry = self.entries.get(&station)?;
         entry.is_fresh(now).then_some(entry.port)
     }
 
@@ -117,7 +117,7 @@ impl MacTable {
     /// All addresses, with their ports and how many seconds ago they were heard from.
     pub fn iter(&self, now: u32) -> impl Iterator<Item = (MacAddress, PortId, u32)> {
         let age = move |entry: &Entry| now.wrapping_sub(entry.heard);
-        self.entries.iter().map(move |(address, entry)| (*address, entry.port, age(entry)))
+        self.entries.iter().map(move |((_, address), entry)| (*address, entry.port, age(entry)))
     }
 }
 
@@ -128,8 +128,8 @@ mod tests {
     const A: PortId = PortId(1);
     const B: PortId = PortId(2);
 
-    fn mac(number: u8) -> MacAddress {
-        MacAddress::new([2, 0, 0, 0, 0, number])
+    fn mac(number: u8) -> (Vlan, MacAddress) {
+        (Vlan::UNTAGGED, MacAddress::new([2, 0, 0, 0, 0, number]))
     }
 
     #[test]
@@ -140,6 +140,16 @@ mod tests {
         assert_eq!(table.look_up(mac(1), 1), Some(A));
         table.learn(mac(1), B, 8, 2);
         assert_eq!(table.look_up(mac(1), 3), Some(B));
+    }
+
+    #[test]
+    fn networks_know_nothing_of_each_other() {
+        let mut table = MacTable::default();
+        let elsewhere = (Vlan::new(7).expect("a network"), mac(1).1);
+        table.learn(mac(1), A, 8, 0);
+        assert_eq!(table.look_up(elsewhere, 0), None);
+        table.learn(elsewhere, B, 8, 0);
+        assert_eq!((table.look_up(mac(1), 0), table.look_up(elsewhere, 0)), (Some(A), Some(B)));
     }
 
     #[test]
@@ -190,8 +200,8 @@ mod tests {
     #[test]
     fn groups_are_never_learnt() {
         let mut table = MacTable::default();
-        table.learn(MacAddress::BROADCAST, A, 4, 0);
-        table.learn(MacAddress::default(), A, 4, 0);
+        table.learn((Vlan::UNTAGGED, MacAddress::BROADCAST), A, 4, 0);
+        table.learn((Vlan::UNTAGGED, MacAddress::default()), A, 4, 0);
         assert_eq!(table.iter(0).count(), 0);
     }
 

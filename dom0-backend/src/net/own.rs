@@ -4,10 +4,10 @@ use alloc::vec::Vec;
 
 use hypercall_abi::PAGE_SIZE;
 use pv_runtime::grant::CopyEnd;
-use pv_runtime::memory::SharedMemory;
+use pv_runtime::memory::{Page, SharedMemory};
 
 use super::buffers::{Buffers, FIRST_ROOM, FRAME_START, Piece};
-use super::ethernet::Addresses;
+use super::ethernet::{ADDRESSES_LENGTH, Addresses, HEADER_LENGTH, TAG_LENGTH, TAG_TYPE, Vlan};
 use super::headers::HEADERS_MAX;
 use super::interface::{Interface, Received};
 use super::offload::Offload;
@@ -27,6 +27,8 @@ pub struct OwnPacket {
     pub length: usize,
     /// What its sender left to others.
     pub offload: Offload,
+    /// The virtual network that it belongs to. On its way through here it has no tag.
+    pub vlan: Vlan,
     /// How many ports it is still to go out by.
     pub holders: u16,
 }
@@ -75,9 +77,9 @@ impl OwnPackets {
         self.buffers.available() >= count + RECEIVE_RESERVE
     }
 
-    /// A packet of `length` bytes in new buffers; `None` if there are none to spare.
+    /// A packet of `length` bytes of a virtual network in new buffers; `None` if there are none to spare.
     #[inline]
-    pub fn take(&mut self, length: usize, offload: Offload) -> Option<u16> {
+    pub fn take(&mut self, length: usize, offload: Offload, vlan: Vlan) -> Option<u16> {
         if !self.has_buffers(Self::buffers_for(length)) {
             return None;
         }
@@ -87,7 +89,7 @@ impl OwnPackets {
             self.packets.put(own);
             return None;
         }
-        (packet.length, packet.offload, packet.holders) = (length, offload, 1);
+        (packet.length, packet.offload, packet.vlan, packet.holders) = (length, offload, vlan, 1);
         Some(own)
     }
 
@@ -95,7 +97,8 @@ impl OwnPackets {
     #[inline]
     pub fn take_empty(&mut self) -> Option<u16> {
         let own = self.packets.take()?;
-        self.packets.get_mut(own).holders = 1;
+        let packet = self.packets.get_mut(own);
+        (packet.vlan, packet.holders) = (Vlan::UNTAGGED, 1);
         Some(own)
     }
 
@@ -167,6 +170,36 @@ impl OwnPackets {
         Addresses::in_page(self.buffers.page(first.buffer), usize::from(first.offset))
     }
 
+    /// Takes a tag with these bits from behind the addresses of a packet that came in, and notes the virtual network
+    /// that it names. Says whether there is such a network, and more of a packet than addresses and tag.
+    pub fn remove_tag(&mut self, own: u16, tag: u16) -> bool {
+        let packet = self.packets.get_mut(own);
+        let (Some(vlan), Some(first)) = (Vlan::of_tag(tag), packet.pieces.first_mut()) else { return false };
+        if usize::from(first.length) < HEADER_LENGTH + usize::from(TAG_LENGTH) {
+            return false;
+        }
+        move_addresses(self.buffers.page(first.buffer), first.offset, first.offset + TAG_LENGTH);
+        first.offset += TAG_LENGTH;
+        first.length -= TAG_LENGTH;
+        packet.length -= usize::from(TAG_LENGTH);
+        packet.vlan = vlan;
+        true
+    }
+
+    /// Puts the tag of its virtual network behind the addresses of a packet, into the room that there is before a frame
+    /// that did not come in. Nobody else may still need the packet.
+    pub fn insert_tag(&mut self, own: u16) {
+        let packet = self.packets.get_mut(own);
+        let first = &mut packet.pieces[0];
+        let page = self.buffers.page(first.buffer);
+        move_addresses(page, first.offset, first.offset - TAG_LENGTH);
+        first.offset -= TAG_LENGTH;
+        first.length += TAG_LENGTH;
+        packet.length += usize::from(TAG_LENGTH);
+        let tag = [TAG_TYPE, packet.vlan.number()].map(u16::to_be_bytes);
+        SharedMemory::copy_in(page, usize::from(first.offset) + ADDRESSES_LENGTH, tag.as_flattened());
+    }
+
     /// Copies a packet's first bytes out, and says how many there are.
     pub fn copy_head(&self, own: u16, into: &mut [u8; HEADERS_MAX]) -> usize {
         let first = self.get(own).pieces[0];
@@ -189,4 +222,10 @@ impl OwnPackets {
     pub const fn fits_in_one(length: usize) -> bool {
         length <= FIRST_ROOM as usize
     }
+}
+
+fn move_addresses(page: &Page, from: u16, to: u16) {
+    let mut addresses = [0; ADDRESSES_LENGTH];
+    SharedMemory::copy_out(page, from.into(), &mut addresses);
+    SharedMemory::copy_in(page, to.into(), &addresses);
 }

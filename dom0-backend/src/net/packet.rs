@@ -23,11 +23,20 @@ pub enum Packet {
 pub struct Waiting {
     /// Which.
     pub packet: Packet,
-    /// Where its bytes are if they lie together and are not to be cut: then one copy moves it, and nothing more
+    /// Where its bytes are if they lie together and are not to be cut: then it is moved in one go, and nothing more
     /// need be known of it.
-    pub whole: Option<Span>,
+    pub whole: Option<Whole>,
     /// What is known of its checksum.
     pub checksum: Checksum,
+}
+
+/// The bytes of a packet that lie together.
+#[derive(Clone, Copy, Debug)]
+pub struct Whole {
+    /// All of them.
+    pub all: Span,
+    /// Our copy of the first of them, if it is that copy that is to be delivered.
+    pub head: Option<Span>,
 }
 
 /// Where a packet goes.
@@ -35,6 +44,8 @@ pub struct Waiting {
 pub enum Destination {
     /// To nobody.
     Nowhere,
+    /// To nobody, since its sender may not send it.
+    Refused,
     /// To one port.
     One(PortId),
     /// To all ports but the one it came from.

@@ -58,13 +58,13 @@ impl RouteCache {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ethernet::MacAddress;
+    use super::super::ethernet::{MacAddress, Tag};
     use super::*;
 
     #[test]
     fn an_answer_holds_for_the_same_addresses_and_as_long_as_nothing_changed() {
         let mac = |number| MacAddress::new([2, 0, 0, 0, 0, number]);
-        let addresses = Addresses { destination: mac(1), source: mac(2) };
+        let addresses = Addresses { destination: mac(1), source: mac(2), tag: Tag::None };
         let now = Validity { generation: 5, second: 9 };
         let mut cache = RouteCache::default();
         assert_eq!(cache.get(&addresses, now), None);

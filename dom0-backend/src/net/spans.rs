@@ -18,7 +18,7 @@ pub struct Span {
 
 /// The place `bytes` further on in the same page.
 #[inline]
-fn advance(place: CopyEnd, bytes: u16) -> CopyEnd {
+pub fn advance(place: CopyEnd, bytes: u16) -> CopyEnd {
     match place {
         CopyEnd::Granted { domain, reference, offset } => {
             CopyEnd::Granted { domain, reference, offset: offset + bytes }

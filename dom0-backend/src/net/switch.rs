@@ -12,11 +12,16 @@
 //!   wire ─► our buffers ─► where to? ─► copy: our buffers ─► pages of a guest
 //! ```
 //!
-//! So a packet's payload is copied once. A packet that goes to many, or that must be changed for its receiver,
+//! So a packet's payload is copied once; its addresses arrive as they were looked at, since a guest may change its pages
+//! meanwhile. A packet that goes to many, or that must be changed for its receiver,
 //! is brought into our buffers first.
 //!
 //! Most packets lie in one page and are passed on as they are. They go through every step here by a short path
 //! that looks at nothing else; [`Waiting::whole`] says that a packet is of that kind.
+//!
+//! Each guest's interface is in one virtual network, and frames stay in theirs. Only on the wire they have a tag that
+//! says which it is: it is put in when a frame goes out, and taken out when one comes in. A guest's own tags are refused,
+//! as are packets from an address that is not its interface's.
 
 mod deliver;
 mod fetch;
@@ -39,12 +44,12 @@ use self::deliver::{Delivery, Sending};
 use self::fetch::Taken;
 use self::rework::{Rework, Reworking};
 use super::counters::{SwitchCounters, add};
-use super::ethernet::MacAddress;
+use super::ethernet::{MacAddress, Vlan};
 use super::interface::Interface;
 use super::mac_table::{MacTable, PortId};
 use super::offload::Capabilities;
 use super::own::OwnPackets;
-use super::packet::{Packet, Waiting};
+use super::packet::{Packet, Waiting, Whole};
 use super::spans::Span;
 use super::tx::TxFault;
 use super::vif::{Channel, Connection, RxSlot, Vif};
@@ -245,9 +250,11 @@ impl<P: Platform> Switch<P> {
         self.guests.get_mut(usize::from(port.0))?.as_mut()
     }
 
-    /// The ports that there are.
-    fn ports(&self) -> impl Iterator<Item = PortId> {
-        let guests = self.guests.iter().enumerate().filter(|(_, guest)| guest.is_some());
+    /// The ports that frames of a virtual network go in and out by; the machine's interface has a part in all.
+    fn ports(&self, vlan: Vlan) -> impl Iterator<Item = PortId> {
+        let is_in_it = move |guest: &GuestPort<P>| guest.vlan() == vlan;
+        let guests = self.guests.iter().enumerate();
+        let guests = guests.filter(move |(_, guest)| guest.as_ref().is_some_and(is_in_it));
         let wire = self.interface.iter().map(|_| WIRE);
         wire.chain(guests.map(|(place, _)| PortId(place as u16)))
     }
@@ -291,6 +298,7 @@ impl<P: Platform> Switch<P> {
             Packet::Own(own) => {
                 let offload = &self.own.get(own).offload;
                 let whole = self.own.whole(own).filter(|_| offload.segmentation.is_none());
+                let whole = whole.map(|all| Whole { all, head: None });
                 Waiting { packet, whole, checksum: offload.checksum }
             }
         }

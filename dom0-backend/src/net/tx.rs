@@ -103,10 +103,9 @@ pub struct TxPacket {
     pub length: u16,
     /// What the guest left to others.
     pub offload: Offload,
-    /// Bytes that were copied to the packet's place among the headers.
+    /// Bytes that were copied to the packet's place among the headers. They are delivered from there, and not read from
+    /// the guest's page again: what was looked at is what arrives.
     pub head_length: u16,
-    /// Whether those bytes are delivered from there, and not read from the guest's page again.
-    pub uses_head: bool,
 }
 
 /// What was on the ring.
@@ -133,7 +132,7 @@ impl TxPacket {
         self.first = slice(&first);
         self.rest.clear();
         self.extras = 0;
-        (self.head_length, self.uses_head) = (0, false);
+        self.head_length = 0;
         self.length = first.size;
         self.offload = Offload { checksum: Offload::checksum_of(first.flags), segmentation: None };
         let mut is_accepted = usize::from(self.length) >= ethernet::HEADER_LENGTH;

@@ -18,11 +18,11 @@ use pv_runtime::memory::{Page, SharedMemory};
 use ring::{BackRing, NetifRx, NetifTx, RingMemory};
 
 use super::counters::{VifCounters, add};
-use super::ethernet::{self, Addresses};
+use super::ethernet::{self, Addresses, MacAddress, Tag, Vlan};
 use super::headers::HEADERS_MAX;
 use super::mac_table::PortId;
 use super::offload::{Capabilities, Checksum, Offload};
-use super::packet::{Packet, Waiting};
+use super::packet::{Packet, Waiting, Whole};
 use super::pool::Pool;
 use super::route::RouteCache;
 use super::spans::{Span, copy_all};
@@ -58,12 +58,39 @@ pub struct FrontEnd {
     pub notifies_rx: bool,
 }
 
+/// What of the guest's packets is let through, and where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// The virtual network that the interface is in.
+    pub vlan: Vlan,
+    /// The only address that the guest may send from; if none is said, from any.
+    pub source: Option<MacAddress>,
+}
+
+impl Admission {
+    /// Whether a packet with these addresses may be sent. One with a tag might end up in another network.
+    #[inline]
+    fn admits(&self, addresses: &Addresses, counters: &VifCounters) -> bool {
+        if addresses.tag != Tag::None {
+            add(&counters.tagged, 1);
+            return false;
+        }
+        if self.source.is_some_and(|source| source != addresses.source) {
+            add(&counters.spoofed, 1);
+            return false;
+        }
+        true
+    }
+}
+
 /// A connected front end: its rings and how to reach it.
 pub struct Connection<M, C> {
     /// The guest.
     pub guest: DomainId,
     /// What it negotiated.
     pub front_end: FrontEnd,
+    /// What it may send.
+    pub admission: Admission,
     /// Packets from it.
     pub tx: BackRing<NetifTx, M>,
     /// Packets to it.
@@ -145,6 +172,18 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
         &self.connection.front_end.capabilities
     }
 
+    /// The virtual network that the interface is in.
+    #[inline]
+    pub fn vlan(&self) -> Vlan {
+        self.connection.admission.vlan
+    }
+
+    /// Whether the guest may send a packet with these addresses; counts it if not.
+    #[inline]
+    pub fn admits(&self, addresses: &Addresses) -> bool {
+        self.connection.admission.admits(addresses, &self.connection.counters)
+    }
+
     /// What the interface did.
     #[inline]
     pub fn counters(&self) -> &VifCounters {
@@ -198,11 +237,9 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
         self.packets.get(index)
     }
 
-    /// Has a packet's first bytes copied to its place among the headers: all of a short packet and the headers of
-    /// one that may have to be cut, to be delivered from there; of others the addresses, to be looked at only.
-    ///
-    /// Reading those again when the packet is delivered is harmless: a guest that changes them meanwhile sends
-    /// other bytes to the receiver it chose, which it could have done in the first place.
+    /// Has a packet's first bytes copied to its place among the headers, to be delivered from there: all of a short
+    /// packet, the headers of one that may have to be cut, of others the addresses. So a guest that changes them
+    /// later changes nothing.
     ///
     /// # Errors
     ///
@@ -223,8 +260,8 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
         let place = CopyEnd::Own { frame: self.header_pages[page].frame, offset };
         let packet = self.packets.get_mut(index);
         let is_short = usize::from(packet.length) <= HEADERS_MAX;
-        packet.uses_head = is_short || packet.offload.segmentation.is_some();
-        let wanted = if packet.uses_head { HEADERS_MAX } else { ethernet::HEADER_LENGTH };
+        let needs_headers = is_short || packet.offload.segmentation.is_some();
+        let wanted = if needs_headers { HEADERS_MAX } else { ethernet::HEADER_LENGTH };
         let length = packet.length.min(wanted as u16);
         packet.head_length = length;
         let (domain, first) = (self.connection.guest, packet.first);
@@ -264,30 +301,38 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
     #[inline]
     pub fn spans(&self, index: u16, spans: &mut Vec<Span>) {
         let packet = self.packet(index);
-        let skip = if packet.uses_head { packet.head_length } else { 0 };
-        if skip > 0 {
-            let (page, offset) = self.head(index);
-            spans.push(Span { start: CopyEnd::Own { frame: page.frame, offset }, length: skip });
+        spans.extend(self.head_span(index));
+        packet.list_slices(self.connection.guest, packet.head_length, spans);
+    }
+
+    /// Where a packet's first bytes were copied, if they were.
+    #[inline]
+    fn head_span(&self, index: u16) -> Option<Span> {
+        let length = self.packet(index).head_length;
+        if length == 0 {
+            return None;
         }
-        packet.list_slices(self.connection.guest, skip, spans);
+        let (page, offset) = self.head(index);
+        Some(Span { start: CopyEnd::Own { frame: page.frame, offset }, length })
     }
 
     /// Where all bytes of a packet are, if they lie together and it is not to be cut.
     #[inline]
-    pub fn whole(&self, index: u16) -> Option<Span> {
+    pub fn whole(&self, index: u16) -> Option<Whole> {
         let packet = self.packet(index);
         if packet.offload.segmentation.is_some() {
             return None;
         }
-        if packet.uses_head {
-            let (page, offset) = self.head(index);
-            return Some(Span { start: CopyEnd::Own { frame: page.frame, offset }, length: packet.length });
+        let head = self.head_span(index);
+        if let Some(all) = head.filter(|head| head.length == packet.length) {
+            return Some(Whole { all, head: None });
         }
         if !packet.rest.is_empty() {
             return None;
         }
         let Slice { reference, offset, length, .. } = packet.first;
-        Some(Span { start: CopyEnd::Granted { domain: self.connection.guest, reference, offset }, length })
+        let start = CopyEnd::Granted { domain: self.connection.guest, reference, offset };
+        Some(Whole { all: Span { start, length }, head })
     }
 
     /// What a port's queue notes of a packet of the guest, whose port is `port`.
@@ -341,9 +386,9 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
 
     /// Whether one copy into one page delivers a packet.
     #[inline]
-    pub fn takes_whole(&self, waiting: &Waiting) -> Option<Span> {
+    pub fn takes_whole(&self, waiting: &Waiting) -> Option<Whole> {
         let takes = waiting.checksum != Checksum::Blank || self.capabilities().any_checksum();
-        waiting.whole.filter(|whole| takes && usize::from(whole.length) <= PAGE_SIZE)
+        waiting.whole.filter(|whole| takes && usize::from(whole.all.length) <= PAGE_SIZE)
     }
 
     /// Takes that packet out of the queue.

@@ -1,12 +1,15 @@
 //! A guest's network interface as its configuration says.
 //!
-//! Written as `mac=00:16:3e:01:02:03`, or nothing: then an address is made up from the guest's name, so that it
-//! is the same each time.
+//! Written as `mac=00:16:3e:01:02:03,vlan=7`, each part optional. Without an address one is made up from the guest's
+//! name, so that it is the same each time. What the guest sends from another address is dropped, unless
+//! `antispoof=0` says that it may.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 use core::fmt;
 use core::str::FromStr;
+
+use crate::net::Vlan;
 
 /// The first half of addresses that may be given to virtual interfaces without asking anybody.
 const VENDOR: [u8; 3] = [0x00, 0x16, 0x3e];
@@ -15,7 +18,7 @@ const VENDOR: [u8; 3] = [0x00, 0x16, 0x3e];
 pub const SWITCH: &str = "switch0";
 
 /// What else `xl` knows of interfaces.
-const NOT_YET: [&str; 14] = [
+const NOT_YET: [&str; 13] = [
     "backend",
     "colo_checkpoint_host",
     "devid",
@@ -29,7 +32,6 @@ const NOT_YET: [&str; 14] = [
     "trusted",
     "type",
     "vifname",
-    "vlan",
 ];
 
 /// An address of an interface.
@@ -37,12 +39,22 @@ const NOT_YET: [&str; 14] = [
 pub struct MacAddress(pub [u8; 6]);
 
 /// A guest's network interface.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestNic {
     /// Its number in the guest.
     pub number: u32,
     /// Its address, if it was said.
     pub mac: Option<MacAddress>,
+    /// The virtual network that it is in.
+    pub vlan: Vlan,
+    /// Whether the guest may only send from its address.
+    pub is_strict: bool,
+}
+
+impl Default for GuestNic {
+    fn default() -> Self {
+        Self { number: 0, mac: None, vlan: Vlan::UNTAGGED, is_strict: true }
+    }
 }
 
 /// What is wrong with an interface's setting.
@@ -50,6 +62,10 @@ pub struct GuestNic {
 pub enum NicError {
     /// Not six pairs of hexadecimal digits, or a group address.
     Mac(String),
+    /// No virtual network has this number.
+    Vlan(String),
+    /// Neither yes nor no.
+    AntiSpoofing(String),
     /// No setting is called so.
     Unknown(String),
     /// There is one switch, and it is called otherwise.
@@ -64,8 +80,13 @@ impl fmt::Display for NicError {
             Self::Mac(text) => {
                 write!(formatter, "{text:?} is no address for an interface, such as 00:16:3e:12:34:56")
             }
+            Self::Vlan(text) => write!(formatter, "vif: vlan={text}: a number from 1 to 4094 is expected"),
+            Self::AntiSpoofing(text) => write!(formatter, "vif: antispoof={text}: 0 or 1 is expected"),
             Self::Unknown(text) => {
-                write!(formatter, "vif={text}: only mac=ADDRESS can be said of an interface")
+                write!(
+                    formatter,
+                    "vif={text}: mac=, vlan=, bridge= and antispoof= can be said of an interface"
+                )
             }
             Self::NoBridge(name) => write!(
                 formatter,
@@ -93,6 +114,14 @@ impl FromStr for GuestNic {
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match part.split_once('=') {
                 Some(("mac", address)) => nic.mac = Some(address.parse()?),
+                Some(("vlan", number)) => nic.vlan = parse_vlan(number)?,
+                Some(("antispoof", word)) => {
+                    nic.is_strict = match word {
+                        "0" => false,
+                        "1" => true,
+                        _ => return Err(NicError::AntiSpoofing(word.to_owned())),
+                    };
+                }
                 Some(("bridge", SWITCH)) | Some(("type", "vif")) => {}
                 Some(("bridge", other)) => return Err(NicError::NoBridge(other.to_owned())),
                 Some((key, _)) if NOT_YET.contains(&key) => {
@@ -123,6 +152,10 @@ impl FromStr for MacAddress {
     fn from_str(text: &str) -> Result<Self, NicError> {
         parse_mac(text).ok_or_else(|| NicError::Mac(text.to_owned()))
     }
+}
+
+fn parse_vlan(text: &str) -> Result<Vlan, NicError> {
+    text.parse().ok().and_then(Vlan::new).ok_or_else(|| NicError::Vlan(text.to_owned()))
 }
 
 fn parse_mac(text: &str) -> Option<MacAddress> {
@@ -186,10 +219,23 @@ mod tests {
     fn settings_are_taken_or_named() {
         assert_eq!("".parse(), Ok(GuestNic::default()));
         assert!("mac=00:16:3e:00:00:01".parse::<GuestNic>().unwrap().mac.is_some());
+        let nic: GuestNic = "vlan=7,antispoof=0".parse().unwrap();
+        assert_eq!((nic.vlan.number(), nic.is_strict), (7, false));
+        assert!("antispoof=1".parse::<GuestNic>().unwrap().is_strict);
         assert!("mac=00:16:3e:00:00:01, bridge=switch0".parse::<GuestNic>().is_ok());
         let message = |text: &str| text.parse::<GuestNic>().unwrap_err().to_string();
-        assert_eq!(message("colour=red"), "vif=colour=red: only mac=ADDRESS can be said of an interface");
-        assert_eq!(message("vlan=5"), "vif: \"vlan=5\" is not there yet");
+        assert_eq!(
+            message("colour=red"),
+            "vif=colour=red: mac=, vlan=, bridge= and antispoof= can be said of an interface"
+        );
+        assert_eq!(message("rate=5Mb/s"), "vif: \"rate=5Mb/s\" is not there yet");
+        for number in ["0", "4095", "x", ""] {
+            assert_eq!(
+                message(&alloc::format!("vlan={number}")),
+                alloc::format!("vif: vlan={number}: a number from 1 to 4094 is expected")
+            );
+        }
+        assert_eq!(message("antispoof=no"), "vif: antispoof=no: 0 or 1 is expected");
         assert_eq!(
             message("bridge=xenbr0"),
             "vif: there is no bridge \"xenbr0\": the one there is is called switch0, and need not be named"

@@ -16,6 +16,7 @@ use super::configuration::GuestConfiguration;
 use super::disk::GuestDisk;
 use super::handle::Handle;
 use super::nic::{GuestNic, SWITCH};
+use crate::net::Vlan;
 use crate::store::{Error, Grant, Nodes, Permissions, Rights};
 
 /// The domain that runs the back ends.
@@ -193,6 +194,12 @@ pub fn write_nic(nodes: &mut Nodes<'_>, guest: DomainId, name: &str, nic: &Guest
     back.write("mac", address)?;
     back.write("mtu", MTU)?;
     back.write("bridge", SWITCH)?;
+    if nic.vlan != Vlan::UNTAGGED {
+        back.write("vlan", nic.vlan.number())?;
+    }
+    if !nic.is_strict {
+        back.write("antispoof", 0)?;
+    }
     back.write("type", "vif")?;
     back.write("hotplug-status", "connected")?;
     back.write("online", 1)?;
@@ -388,10 +395,14 @@ mod tests {
 
     #[test]
     fn a_nic_has_the_same_address_at_both_ends() {
-        let mut server = store_of(&["vif", "vif=mac=00:16:3e:00:00:09"]);
+        let mut server = store_of(&["vif", "vif=mac=00:16:3e:00:00:09,vlan=7,antispoof=0"]);
         let ends = ["/local/domain/5/device/vif/1/mac", "/local/domain/0/backend/vif/5/1/mac"];
         assert_eq!(ends.map(|path| value(&mut server, path)), ["00:16:3e:00:00:09"; 2]);
         assert_eq!(value(&mut server, "/local/domain/0/backend/vif/5/0/handle"), "0");
+        for (key, expected) in [("vlan", "7"), ("antispoof", "0")] {
+            assert_eq!(value(&mut server, &format!("/local/domain/0/backend/vif/5/1/{key}")), expected);
+            assert!(server.read(&format!("/local/domain/0/backend/vif/5/0/{key}")).is_err(), "as usual");
+        }
     }
 
     #[test]

@@ -2,29 +2,12 @@
 
 use super::*;
 
-/// Loads the drivers, and then does what is typed.
+/// Loads the drivers.
 const SCRIPT: &str = r#"
 for module in /modules/*; do insmod $module; done
 gone() { ! test -e $1; }
 mkdir /mnt
-echo "ready"
-while read line; do eval "$line"; done
 "#;
-
-/// How long a guest may take for what it is told.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
-
-/// Has the guest do something, of which it says that it has an end; what it said.
-#[track_caller]
-fn tell(dom0: &mut Prompt, number: &mut u32, command: &str) -> String {
-    *number += 1;
-    // What is typed is echoed, so it must not contain what is waited for.
-    dom0.succeed(&format!("send linux '{command}; echo \"e\"nd of {number}'"));
-    dom0.hear_within("linux", &format!("end of {number}"), ANSWER_LIMIT);
-    let said = dom0.succeed("console linux --tail 40");
-    let said = said.rsplit_once(&format!("end of {number}")).map_or("", |(said, _)| said);
-    said.rsplit_once("\"e\"nd of ").map_or(said, |(_, said)| said).to_owned()
-}
 
 #[test]
 fn disks_and_interfaces_come_and_go() {
@@ -33,20 +16,21 @@ fn disks_and_interfaces_come_and_go() {
     let (seed, disk) = (seed(), scratch.join("disk.img"));
     let content = data(seed, 16 * MIB);
     fs::write(&disk, &content).unwrap();
-    let dom0 = stock.dom0_with_script(SCRIPT).network(&[]).with(|machine| machine.disk(disk));
+    let dom0 =
+        stock.dom0_with_script(&(SCRIPT.to_owned() + LISTEN)).network(&[]).with(|machine| machine.disk(disk));
     let mut dom0 = start(dom0, "disk=disk0 vif");
     dom0.run_within(&stock.create("linux", "", ""), LIMIT);
     dom0.hear_within("linux", "ready", LIMIT);
 
-    let (mut number, mut before) = (0, None);
+    let mut before = None;
     for round in 0..3 {
         assert_eq!(dom0.succeed("block-attach linux phy:/dev/disk0 xvdb r"), "");
         assert_eq!(dom0.succeed("network-attach linux mac=00:16:3e:00:00:77 bridge=switch0"), "");
-        let said = tell(&mut dom0, &mut number, "wait_for test -b /dev/xvdb; sum < /dev/xvdb");
+        let said = tell(&mut dom0, "linux", "wait_for test -b /dev/xvdb; sum < /dev/xvdb");
         assert!(said.contains(&sha256(&content)), "{said}");
         let said = tell(
             &mut dom0,
-            &mut number,
+            "linux",
             "link; ip address add 10.0.2.50/24 dev eth0; ping -c 1 10.0.2.2; ip link show eth0",
         );
         assert!(said.contains("1 packets received") && said.contains("00:16:3e:00:00:77"), "{said}");
@@ -65,8 +49,8 @@ fn disks_and_interfaces_come_and_go() {
 
         assert_eq!(dom0.succeed("block-detach linux xvdb"), "");
         assert_eq!(dom0.succeed("network-detach linux 00:16:3e:00:00:77"), "");
-        tell(&mut dom0, &mut number, "wait_for gone /dev/xvdb; wait_for gone /sys/class/net/eth0");
-        let said = tell(&mut dom0, &mut number, "ls /dev/xvdb /sys/class/net");
+        tell(&mut dom0, "linux", "wait_for gone /dev/xvdb; wait_for gone /sys/class/net/eth0");
+        let said = tell(&mut dom0, "linux", "ls /dev/xvdb /sys/class/net");
         assert!(said.contains("/dev/xvdb: No such file") && !said.contains("eth0"), "{said}");
         assert_eq!(dom0.succeed("block-list linux").lines().count(), 1);
         // The first round leaves in guest and hypervisor what is kept for later ones.
@@ -88,29 +72,28 @@ fn a_disk_in_use_and_a_guest_that_does_not_answer() {
     let disk = scratch.join("disk.img");
     stock.root_disk(&disk, "", &[]);
     let machine_disk = disk.clone();
-    let dom0 = stock.dom0_with_script(SCRIPT).with(|machine| machine.disk(machine_disk));
+    let dom0 =
+        stock.dom0_with_script(&(SCRIPT.to_owned() + LISTEN)).with(|machine| machine.disk(machine_disk));
     let mut dom0 = start(dom0, "disk=disk0");
     dom0.run_within(&stock.create("linux", "", ""), LIMIT);
     dom0.hear_within("linux", "ready", LIMIT);
-    let mut number = 0;
 
     // The kernel lets go of a disk that is mounted, and what was done with it fails.
     dom0.succeed("block-attach linux disk0");
     tell(
         &mut dom0,
-        &mut number,
+        "linux",
         "wait_for test -b /dev/xvda; mount -t ext4 /dev/xvda /mnt; echo more > /mnt/file; sync",
     );
     dom0.succeed("block-detach linux xvda");
-    let said =
-        tell(&mut dom0, &mut number, "dd if=/dev/zero of=/mnt/file bs=1M count=8 conv=fsync; umount /mnt");
+    let said = tell(&mut dom0, "linux", "dd if=/dev/zero of=/mnt/file bs=1M count=8 conv=fsync; umount /mnt");
     assert!(said.contains("error"), "{said}");
     let before = Ledger::of(&mut dom0);
 
     dom0.succeed("block-attach linux disk0");
     let said = tell(
         &mut dom0,
-        &mut number,
+        "linux",
         "wait_for test -b /dev/xvda; mount -t ext4 /dev/xvda /mnt; cat /mnt/file; umount /mnt",
     );
     assert!(said.contains("more"), "{said}");
@@ -119,19 +102,19 @@ fn a_disk_in_use_and_a_guest_that_does_not_answer() {
     assert_eq!(dom0.run("block-detach linux xvda"), refused);
     // Asked is asked: it goes when the guest can answer.
     dom0.succeed("unpause linux");
-    tell(&mut dom0, &mut number, "wait_for gone /dev/xvda");
+    tell(&mut dom0, "linux", "wait_for gone /dev/xvda");
     before.expect_same(&mut dom0, "an answer that came late");
 
     dom0.succeed("block-attach linux disk0");
-    tell(&mut dom0, &mut number, "wait_for test -b /dev/xvda; sum < /dev/xvda > /dev/null");
+    tell(&mut dom0, "linux", "wait_for test -b /dev/xvda; sum < /dev/xvda > /dev/null");
     dom0.succeed("pause linux");
     assert_eq!(dom0.run("block-detach linux xvda"), refused);
     assert_eq!(dom0.succeed("block-detach --force linux xvda"), "");
     before.expect_same(&mut dom0, "a disk taken by force");
     dom0.succeed("unpause linux");
-    tell(&mut dom0, &mut number, "wait_for gone /dev/xvda");
+    tell(&mut dom0, "linux", "wait_for gone /dev/xvda");
     dom0.succeed("block-attach linux disk0");
-    tell(&mut dom0, &mut number, "wait_for test -b /dev/xvda; sum < /dev/xvda > /dev/null");
+    tell(&mut dom0, "linux", "wait_for test -b /dev/xvda; sum < /dev/xvda > /dev/null");
     dom0.succeed("destroy linux");
     dom0.wait_until_gone("linux");
     drop(dom0);

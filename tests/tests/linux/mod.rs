@@ -18,6 +18,7 @@ mod many;
 mod matrix;
 mod memory;
 mod stress;
+mod vlan;
 
 const MIB: usize = 1 << 20;
 /// How long a kernel may take to be unpacked and started.
@@ -36,6 +37,26 @@ fn start(dom0: Dom0, settings: &str) -> Prompt {
 fn last_words(dom0: &mut Prompt, guest: &str) -> String {
     dom0.wait_until_gone(guest);
     dom0.succeed(&format!("console {guest} --tail 500"))
+}
+
+/// The end of a script that does what is typed at the guest's console.
+const LISTEN: &str = r#"
+echo "ready"
+while read line; do eval "$line"; done
+"#;
+
+/// Has a guest do something, of which it says that it has an end; what it said meanwhile.
+#[track_caller]
+fn tell(dom0: &mut Prompt, guest: &str, command: &str) -> String {
+    // Another one each time, so that it is not taken for one of before.
+    let mark = format!("{:x}", seed());
+    let (first, rest) = mark.split_at(1);
+    // What is typed is echoed, so it must not contain what is waited for.
+    dom0.succeed(&format!("send {guest} '{command}; echo \"end of \"\"{first}\"{rest}'"));
+    dom0.hear_within(guest, &format!("end of {mark}"), LIMIT);
+    let said = dom0.succeed(&format!("console {guest} --tail 40"));
+    let said = said.rsplit_once(&format!("end of {mark}")).map_or("", |(said, _)| said);
+    said.rsplit_once(&format!("{rest}\n")).map_or(said, |(_, said)| said).to_owned()
 }
 
 /// Makes sure that these lines are among what was said.

@@ -14,8 +14,8 @@ use crate::net::counters::add;
 use crate::net::headers::{HEADERS_MAX, ip_version};
 use crate::net::mac_table::PortId;
 use crate::net::offload::{Checksum, Offload};
-use crate::net::packet::{Packet, Waiting};
-use crate::net::spans::{Cursor, Span};
+use crate::net::packet::{Packet, Waiting, Whole};
+use crate::net::spans::{Cursor, Span, advance};
 use crate::net::tx::{SLOTS_MAX, TxFault};
 use crate::net::vif::RxSlot;
 
@@ -98,7 +98,7 @@ impl<P: Platform> Switch<P> {
         }
         let Some(whole) = vif.takes_whole(waiting) else { return false };
         // A ring that is broken is found out again when the packet is taken from the queue.
-        let Ok(Some(slot)) = vif.take_page(whole.length) else { return false };
+        let Ok(Some(slot)) = vif.take_page(whole.all.length) else { return false };
         plan_copy(vif.guest(), port, waiting, whole, slot, copies, deliveries);
         true
     }
@@ -122,10 +122,10 @@ impl<P: Platform> Switch<P> {
             }
             let waiting = sender.describe(port, index);
             let Some(whole) = receiver.takes_whole(&waiting) else { break };
-            let Ok(Some(slot)) = receiver.take_page(whole.length) else { break };
+            let Ok(Some(slot)) = receiver.take_page(whole.all.length) else { break };
             plan_copy(receiver.guest(), target, &waiting, whole, slot, copies, deliveries);
             passed += 1;
-            bytes += u64::from(whole.length);
+            bytes += u64::from(whole.all.length);
         }
         add(&sender.counters().tx_packets, passed as u64);
         add(&sender.counters().tx_bytes, bytes);
@@ -142,7 +142,7 @@ impl<P: Platform> Switch<P> {
         loop {
             let Some(waiting) = vif.first_waiting() else { return Stop::Empty };
             let Some(whole) = vif.takes_whole(&waiting) else { return Stop::NotWhole(waiting.packet) };
-            let slot = match vif.take_page(whole.length) {
+            let slot = match vif.take_page(whole.all.length) {
                 Ok(Some(slot)) => slot,
                 Ok(None) => return Stop::NoPage,
                 Err(fault) => return Stop::Fault(fault),
@@ -362,6 +362,7 @@ impl<P: Platform> Switch<P> {
         let Some((sender, receiver)) = two_guests(guests, port, first.port) else { return 0 };
         let (mut finished, mut packets, mut bytes) = (0, 0, 0);
         for delivery in deliveries {
+            let copied = delivery.first_copy..delivery.end_copy;
             let (Packet::Guest { port: from, index }, Pages::One(slot, checksum)) =
                 (delivery.packet, &delivery.pages)
             else {
@@ -370,7 +371,7 @@ impl<P: Platform> Switch<P> {
             if from != port || delivery.port != first.port {
                 break;
             }
-            let is_copied = copies.status(delivery.first_copy).is_ok();
+            let is_copied = copied.into_iter().all(|copy| copies.status(copy).is_ok());
             receiver.answer_page(slot, *checksum, is_copied);
             sender.answer(index, if is_copied { NETIF_RSP_OKAY } else { NETIF_RSP_ERROR });
             finished += 1;
@@ -417,21 +418,29 @@ impl<P: Platform> Switch<P> {
     }
 }
 
-/// Plans the one copy that delivers a packet.
+/// Plans the copy that delivers a packet, and one of its first bytes if those come from somewhere else.
 #[inline]
 fn plan_copy(
     guest: DomainId,
     port: PortId,
     waiting: &Waiting,
-    whole: Span,
+    whole: Whole,
     slot: RxSlot,
     copies: &mut impl GrantCopy,
     deliveries: &mut Vec<Delivery>,
 ) {
     let place = CopyEnd::Granted { domain: guest, reference: slot.reference, offset: 0 };
-    let first_copy = copies.push(whole.start, place, whole.length);
+    let Whole { all, head } = whole;
+    let first_copy = match head {
+        None => copies.push(all.start, place, all.length),
+        Some(head) => {
+            let rest = advance(all.start, head.length);
+            copies.push(rest, advance(place, head.length), all.length - head.length);
+            copies.push(head.start, place, head.length) - 1
+        }
+    };
     let (packet, pages) = (waiting.packet, Pages::One(slot, waiting.checksum));
-    deliveries.push(Delivery { port, packet, first_copy, end_copy: first_copy + 1, pages });
+    deliveries.push(Delivery { port, packet, first_copy, end_copy: copies.len(), pages });
 }
 
 /// Two guests' interfaces at once.

@@ -9,7 +9,7 @@ use ring::RingMemory;
 use super::{BATCH, Platform, Rework, Switch, WIRE, submit};
 use crate::backend::GrantCopy;
 use crate::net::counters::add;
-use crate::net::ethernet::Addresses;
+use crate::net::ethernet::{Addresses, Vlan};
 use crate::net::mac_table::PortId;
 use crate::net::offload::Capabilities;
 use crate::net::own::OwnPackets;
@@ -116,7 +116,10 @@ impl<P: Platform> Switch<P> {
         if let Some(destination) = known {
             return destination;
         }
-        let destination = self.route(port, addresses, GUEST_ADDRESSES);
+        let Some(vif) = self.guest(port).filter(|vif| vif.admits(&addresses)) else {
+            return Destination::Refused;
+        };
+        let destination = self.route(port, vif.vlan(), addresses, GUEST_ADDRESSES);
         let validity = self.validity();
         if let Some(vif) = self.guest_mut(port) {
             vif.route.set(addresses, validity, destination);
@@ -125,28 +128,28 @@ impl<P: Platform> Switch<P> {
     }
 
     /// Where a frame from the wire goes.
-    pub(super) fn route_from_wire(&mut self, addresses: Addresses) -> Destination {
-        self.route(WIRE, addresses, WIRE_ADDRESSES)
+    pub(super) fn route_from_wire(&mut self, vlan: Vlan, addresses: Addresses) -> Destination {
+        self.route(WIRE, vlan, addresses, WIRE_ADDRESSES)
     }
 
-    /// Learns who sent a frame, and says where it goes.
-    fn route(&mut self, from: PortId, addresses: Addresses, limit: u16) -> Destination {
-        self.table.learn(addresses.source, from, limit, self.second);
+    /// Learns who sent a frame, and says where in its virtual network it goes.
+    fn route(&mut self, from: PortId, vlan: Vlan, addresses: Addresses, limit: u16) -> Destination {
+        self.table.learn((vlan, addresses.source), from, limit, self.second);
         let known = if addresses.destination.is_group() {
             None
         } else {
-            self.table.look_up(addresses.destination, self.second)
+            self.table.look_up((vlan, addresses.destination), self.second)
         };
         match known {
             Some(port) if port == from => Destination::Nowhere,
             Some(port) => Destination::One(port),
-            None => self.everywhere_but(from),
+            None => self.everywhere_but(from, vlan),
         }
     }
 
-    /// All other ports, which may be one or none.
-    fn everywhere_but(&self, from: PortId) -> Destination {
-        let mut others = self.ports().filter(|port| *port != from);
+    /// All other ports of a virtual network, which may be one or none.
+    fn everywhere_but(&self, from: PortId, vlan: Vlan) -> Destination {
+        let mut others = self.ports(vlan).filter(|port| *port != from);
         match (others.next(), others.next()) {
             (None, _) => Destination::Nowhere,
             (Some(port), None) => Destination::One(port),
@@ -160,22 +163,30 @@ impl<P: Platform> Switch<P> {
         match (destination, packet) {
             (Destination::One(port), _) => self.enqueue(port, packet),
             (Destination::Nowhere, _) => self.discard(packet, NETIF_RSP_OKAY),
+            (Destination::Refused, _) => self.discard(packet, NETIF_RSP_DROPPED),
             (Destination::All, Packet::Own(own)) => self.flood(from, own),
             (Destination::All, Packet::Guest { .. }) => self.reworks.push(Rework::flood(packet, from)),
         }
     }
 
-    /// Queues a packet in our buffers at all ports but the one it came from.
+    /// Queues a packet in our buffers at all ports of its virtual network but the one it came from.
     pub(super) fn flood(&mut self, from: PortId, own: u16) {
         add(&self.counters.flooded, 1);
-        let ports: Vec<_> = self.ports().filter(|port| *port != from).collect();
+        let vlan = self.own.get(own).vlan;
+        let ports: Vec<_> = self.ports(vlan).filter(|port| *port != from).collect();
         // Several ports must not change it one after the other, so it is made fit for all of them first.
         if !ports.iter().all(|port| self.takes_checksum(*port, own)) && !self.complete_checksum(own) {
             return self.release_own(own);
         }
         self.own.get_mut(own).holders = ports.len() as u16;
+        let is_shared = ports.len() > 1;
         for port in ports {
-            self.enqueue(port, Packet::Own(own));
+            if port == WIRE && is_shared && vlan != Vlan::UNTAGGED {
+                // It gets a tag there, so that takes a copy of its own.
+                self.reworks.push(Rework::bring_in(Packet::Own(own), WIRE));
+            } else {
+                self.enqueue(port, Packet::Own(own));
+            }
         }
     }
 }
@@ -194,7 +205,7 @@ fn fetch_all<M: RingMemory, C: Channel>(
     if packet.offload.segmentation.is_some_and(|wanted| !wire.segmentation(wanted)) {
         return None;
     }
-    let taken = own.take(packet.length.into(), packet.offload)?;
+    let taken = own.take(packet.length.into(), packet.offload, vif.vlan())?;
     spans.clear();
     vif.spans(index, spans);
     own.copy_into(taken, spans, fetches);

@@ -8,7 +8,7 @@ use super::deliver::Sending;
 use super::{BATCH, Platform, Rework, Round, Switch, WIRE};
 use crate::backend::GrantCopy;
 use crate::net::counters::add;
-use crate::net::ethernet;
+use crate::net::ethernet::{self, Tag, Vlan};
 use crate::net::headers::{HEADERS_MAX, Headers};
 use crate::net::interface::{Interface, Outgoing, Received};
 use crate::net::offload::Checksum;
@@ -88,7 +88,17 @@ impl<P: Platform> Switch<P> {
     #[inline]
     fn receive(&mut self, own: u16) {
         add(&self.counters.received, 1);
-        let destination = self.route_from_wire(self.own.addresses(own));
+        let addresses = self.own.addresses(own);
+        let is_understood = match addresses.tag {
+            Tag::None => true,
+            Tag::Network(tag) => self.own.remove_tag(own, tag),
+            Tag::Other => false,
+        };
+        if !is_understood {
+            add(&self.counters.dropped, 1);
+            return self.release_own(own);
+        }
+        let destination = self.route_from_wire(self.own.get(own).vlan, addresses);
         self.dispatch(WIRE, Packet::Own(own), destination);
     }
 
@@ -178,8 +188,9 @@ impl<P: Platform> Switch<P> {
         let Packet::Guest { port, index } = packet else { return None };
         self.list_spans(packet);
         let Self { guests, own, copies, spans, .. } = self;
-        let packet = guests.get(usize::from(port.0))?.as_ref()?.packet(index);
-        let taken = own.take(packet.length.into(), packet.offload)?;
+        let vif = guests.get(usize::from(port.0))?.as_ref()?;
+        let packet = vif.packet(index);
+        let taken = own.take(packet.length.into(), packet.offload, vif.vlan())?;
         own.copy_into(taken, spans, copies);
         Some(taken)
     }
@@ -203,6 +214,9 @@ impl<P: Platform> Switch<P> {
     /// Hands a packet to the interface; `false` if its blank checksum cannot be dealt with.
     #[inline]
     fn send(&mut self, own: u16) -> bool {
+        if self.own.get(own).vlan != Vlan::UNTAGGED {
+            self.own.insert_tag(own);
+        }
         let offload = self.own.get(own).offload;
         let is_blank = offload.checksum == Checksum::Blank || offload.segmentation.is_some();
         let leaves_checksum = is_blank && self.wire_capabilities.any_checksum();

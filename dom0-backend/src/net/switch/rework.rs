@@ -11,6 +11,7 @@ use super::{Platform, Switch, WIRE};
 use crate::backend::GrantCopy;
 use crate::net::checksum::transport_checksum;
 use crate::net::counters::add;
+use crate::net::ethernet::Vlan;
 use crate::net::headers::{HEADERS_MAX, Headers, ip_version};
 use crate::net::mac_table::PortId;
 use crate::net::offload::{Checksum, Offload};
@@ -94,23 +95,24 @@ impl<P: Platform> Switch<P> {
     fn plan_rework(&mut self, rework: &Rework) -> Option<(Vec<u16>, Option<Plan>)> {
         let length = self.length_of(rework.packet);
         let offload = self.offload_of(rework.packet);
+        let vlan = self.vlan_of(rework.packet);
         if !rework.cut {
             self.list_spans(rework.packet);
-            let own = self.own.take(length, offload)?;
+            let own = self.own.take(length, offload, vlan)?;
             self.own.copy_into(own, &self.spans, &mut self.copies);
             return Some((Vec::from([own]), None));
         }
         let mut head = [0; HEADERS_MAX];
         let available = self.head_of(rework.packet, &mut head);
         let plan = Plan::new(&head[..available], length, offload.segmentation?)?;
-        let results = self.take_segments(&plan)?;
+        let results = self.take_segments(&plan, vlan)?;
         self.list_spans(rework.packet);
         self.copy_payloads(&plan, &results);
         Some((results, Some(plan)))
     }
 
     /// Buffers for all segments, one each.
-    fn take_segments(&mut self, plan: &Plan) -> Option<Vec<u16>> {
+    fn take_segments(&mut self, plan: &Plan, vlan: Vlan) -> Option<Vec<u16>> {
         let fits = OwnPackets::fits_in_one(plan.header_length() + plan.part(0));
         if !fits || !self.own.has_buffers(plan.count()) {
             return None;
@@ -118,7 +120,7 @@ impl<P: Platform> Switch<P> {
         let offload = Offload { checksum: Checksum::Blank, segmentation: None };
         let mut segments = Vec::with_capacity(plan.count());
         for index in 0..plan.count() {
-            match self.own.take(plan.header_length() + plan.part(index), offload) {
+            match self.own.take(plan.header_length() + plan.part(index), offload, vlan) {
                 Some(own) => segments.push(own),
                 None => {
                     segments.into_iter().for_each(|own| self.release_own(own));
@@ -166,6 +168,14 @@ impl<P: Platform> Switch<P> {
                 Then::One(port) => self.enqueue(port, Packet::Own(own)),
                 Then::AllBut(port) => self.flood(port, own),
             }
+        }
+    }
+
+    /// The virtual network that a packet belongs to.
+    fn vlan_of(&self, packet: Packet) -> Vlan {
+        match packet {
+            Packet::Guest { port, .. } => self.guest(port).map(|vif| vif.vlan()).unwrap_or_default(),
+            Packet::Own(own) => self.own.get(own).vlan,
         }
     }
 
