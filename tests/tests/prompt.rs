@@ -43,6 +43,17 @@ fn a_line_can_be_edited_before_it_is_entered() {
 }
 
 #[test]
+fn a_line_that_is_too_long_is_refused_by_name_and_not_cut() {
+    let mut dom0 = Dom0::new().start();
+    let long = format!("create web cmdline='{}'", "x".repeat(5000));
+    assert_eq!(
+        dom0.run(&long),
+        format!("error: the line has {} characters; 4096 are the most\n", long.len())
+    );
+    assert!(dom0.succeed("list").lines().count() == 2, "only the head and domain 0");
+}
+
+#[test]
 fn a_guests_console_can_be_entered_and_left() {
     let mut dom0 = Dom0::new().start();
     dom0.succeed("create a");

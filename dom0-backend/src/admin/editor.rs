@@ -8,8 +8,8 @@ use alloc::string::String;
 
 use super::completion::common_beginning;
 
-/// The longest line.
-const LONGEST: usize = 1024;
+/// The longest line: as long as one of a configuration file may be.
+pub const LONGEST: usize = 4096;
 /// Earlier lines that are remembered.
 const REMEMBERED: usize = 32;
 
@@ -41,6 +41,8 @@ pub enum Edited {
     Show(String),
     /// The line is complete. The terminal is to go to the next line.
     Line(String),
+    /// The line is complete, and has more characters than [`LONGEST`]: so many. Nothing of it is kept.
+    TooLong(usize),
     /// What is left of the cursor is to be gone on with: see [`LineEditor::complete`].
     Complete(String),
 }
@@ -50,6 +52,8 @@ pub enum Edited {
 pub struct LineEditor {
     prompt: &'static str,
     line: String,
+    /// Characters that found no room in the line.
+    left_out: usize,
     cursor: usize,
     sequence: Sequence,
     after_return: bool,
@@ -84,7 +88,7 @@ impl LineEditor {
         }
         match byte {
             b'\n' if after_return => Edited::Show(String::new()),
-            b'\r' | b'\n' => Edited::Line(self.finish()),
+            b'\r' | b'\n' => self.finish(),
             b' '..=b'~' => Edited::Show(self.insert(byte)),
             TAB => Edited::Complete(String::from(&self.line[..self.cursor])),
             _ => Edited::Show(self.control(byte)),
@@ -105,6 +109,7 @@ impl LineEditor {
 
     fn control(&mut self, byte: u8) -> String {
         match byte {
+            BACKSPACE | DELETE if self.left_out > 0 => self.left_out -= 1,
             BACKSPACE | DELETE if self.cursor > 0 => {
                 self.cursor -= 1;
                 self.line.remove(self.cursor);
@@ -117,7 +122,10 @@ impl LineEditor {
                 return format!("^C\r\n{}", self.redraw());
             }
             CONTROL_L => return format!("\x1b[H\x1b[2J{}", self.redraw()),
-            CONTROL_U => drop(self.line.drain(..core::mem::take(&mut self.cursor))),
+            CONTROL_U => {
+                self.line.drain(..core::mem::take(&mut self.cursor));
+                self.left_out = 0;
+            }
             CONTROL_W => self.remove_word(),
             ESCAPE => {
                 self.sequence = Sequence::Escape;
@@ -130,6 +138,7 @@ impl LineEditor {
 
     fn insert(&mut self, byte: u8) -> String {
         if self.line.len() >= LONGEST {
+            self.left_out += 1;
             return String::new();
         }
         self.line.insert(self.cursor, char::from(byte));
@@ -196,19 +205,22 @@ impl LineEditor {
     }
 
     fn replace(&mut self, line: String) {
-        self.cursor = line.len();
+        (self.cursor, self.left_out) = (line.len(), 0);
         self.line = line;
     }
 
-    fn finish(&mut self) -> String {
-        let line = core::mem::take(&mut self.line);
+    fn finish(&mut self) -> Edited {
+        let (line, left_out) = (core::mem::take(&mut self.line), core::mem::take(&mut self.left_out));
         (self.cursor, self.back) = (0, 0);
         self.draft.clear();
+        if left_out > 0 {
+            return Edited::TooLong(line.len() + left_out);
+        }
         if !line.trim().is_empty() && self.history.front() != Some(&line) {
             self.history.push_front(line.clone());
             self.history.truncate(REMEMBERED);
         }
-        line
+        Edited::Line(line)
     }
 }
 
@@ -224,7 +236,7 @@ mod tests {
     fn typed(editor: &mut LineEditor, text: &str) -> Vec<String> {
         let lines = text.bytes().filter_map(|byte| match editor.push(byte) {
             Edited::Line(line) => Some(line),
-            Edited::Show(_) | Edited::Complete(_) => None,
+            Edited::Show(_) | Edited::Complete(_) | Edited::TooLong(_) => None,
         });
         lines.collect()
     }
@@ -295,7 +307,23 @@ mod tests {
     #[test]
     fn rubbish_is_passed_over() {
         assert_eq!(lines("a\x00\x1bX\x1b[99z\u{e4}b\r"), ["ab"]);
-        let long = "x".repeat(5000) + "\r";
-        assert_eq!(lines(&long)[0].len(), LONGEST);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_refused_as_a_whole() {
+        let mut editor = LineEditor::new("> ");
+        assert_eq!(typed(&mut editor, &("x".repeat(LONGEST) + "\r")), ["x".repeat(LONGEST)]);
+        assert_eq!(typed(&mut editor, &"y".repeat(LONGEST + 3)), [""; 0]);
+        assert_eq!(editor.push(b'\r'), Edited::TooLong(LONGEST + 3));
+        assert_eq!(typed(&mut editor, "list\r"), ["list"], "nothing of it is left");
+        assert_eq!(
+            typed(&mut editor, &alloc::format!("{UP}{UP}\r")),
+            ["x".repeat(LONGEST)],
+            "nor remembered"
+        );
+        for taken_back in ["\x7f\x7f\x7f\r", "\x15\r", "\x03\r"] {
+            typed(&mut editor, &"z".repeat(LONGEST + 3));
+            assert_eq!(typed(&mut editor, taken_back).len(), 1, "{taken_back:?}");
+        }
     }
 }

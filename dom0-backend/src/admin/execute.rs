@@ -173,7 +173,10 @@ impl Admin {
     }
 
     fn guest(&self, name: &str) -> Result<Rc<Guest>, Failure> {
-        self.toolstack.find(name).ok_or_else(|| Failure::no_guest(name))
+        self.toolstack.find(name).ok_or_else(|| match self.toolstack.is_in_making(name) {
+            true => Failure::new("in-making", format!("{name} is still being made")),
+            false => Failure::no_guest(name),
+        })
     }
 
     /// One guest by its name, or all.
@@ -407,33 +410,93 @@ mod tests {
     use super::*;
     use crate::admin::answer::{FAILED, MISUSED, SUCCEEDED};
     use crate::admin::devices::tests::NoReports;
-    use crate::toolstack::{Inventory, tests::toolstack};
+    use crate::toolstack::{Inventory, Toolstack, tests::toolstack};
     use alloc::boxed::Box;
     use hypercall_abi::DomainId;
     use pv_runtime::BootInfo;
     use pv_runtime::executor::testing;
 
-    /// The statuses of lines, one after the other, where there is no hypervisor.
+    /// Commands where there is no hypervisor.
+    fn admin(toolstack: &Rc<Toolstack>) -> Admin {
+        let info = Box::leak(Box::new(BootInfo {
+            memory_pages: 1024,
+            command_line: String::new(),
+            module: None,
+            is_initial_domain: true,
+            is_privileged: true,
+            store: None,
+            console: None,
+            domain_id: DomainId::ZERO,
+            hypervisor_version: (4, 17),
+        }));
+        Admin::new(Rc::clone(toolstack), Box::new(NoReports), info, false)
+    }
+
+    /// The statuses of lines, one after the other.
     fn statuses<const COUNT: usize>(lines: [&'static str; COUNT]) -> [u32; COUNT] {
         testing::run(async move {
-            let info = Box::leak(Box::new(BootInfo {
-                memory_pages: 1024,
-                command_line: String::new(),
-                module: None,
-                is_initial_domain: true,
-                is_privileged: true,
-                store: None,
-                console: None,
-                domain_id: DomainId::ZERO,
-                hypervisor_version: (4, 17),
-            }));
-            let admin = Admin::new(toolstack(Inventory::default()), Box::new(NoReports), info, false);
+            let admin = admin(&toolstack(Inventory::default()));
             let mut statuses = [0; COUNT];
             for (status, line) in statuses.iter_mut().zip(lines) {
                 *status = admin.run_line(line).await;
             }
             statuses
         })
+    }
+
+    /// Why a line fails.
+    async fn failure(admin: &Admin, line: &str) -> Failure {
+        let command = Order::parse(line).command.expect("a command");
+        admin.run(command, false).await.expect_err(line)
+    }
+
+    #[test]
+    fn a_guest_that_is_being_made_can_be_neither_made_nor_destroyed() {
+        testing::run(async {
+            let toolstack = toolstack(Inventory::default());
+            let admin = admin(&toolstack);
+            let making = toolstack.hold_name("web");
+            for line in ["destroy web", "pause web", "block-attach web disk0", "shutdown -w web"] {
+                let failure = failure(&admin, line).await;
+                assert_eq!(
+                    (failure.kind, &*failure.message),
+                    ("in-making", "web is still being made"),
+                    "{line}"
+                );
+            }
+            let second = failure(&admin, "create web kernel=notes").await;
+            assert_eq!(
+                (second.kind, &*second.message),
+                ("name-in-use", "there is a guest called web already")
+            );
+            drop(making);
+            assert_eq!(failure(&admin, "destroy web").await.message, "there is no guest \"web\"");
+        });
+    }
+
+    #[test]
+    fn a_guest_that_ignores_shutdown_is_waited_for_only_so_long() {
+        testing::run(async {
+            let toolstack = toolstack(Inventory::default());
+            toolstack.add(Guest::new(
+                DomainId(4),
+                crate::toolstack::Handle::DOM0,
+                GuestConfiguration::new("web").unwrap(),
+                Duration::ZERO,
+            ));
+            let admin = admin(&toolstack);
+            for line in ["shutdown -w web", "reboot -w web", "shutdown -w -a"] {
+                let begun = pv_runtime::executor::now();
+                let failure = failure(&admin, line).await;
+                assert_eq!(
+                    (failure.kind, &*failure.message),
+                    ("timed-out", "web did not end within 60 s"),
+                    "{line}"
+                );
+                assert_eq!((pv_runtime::executor::now() - begun).as_secs(), 60);
+            }
+            assert_eq!(toolstack.guests().len(), 1, "and it is still there");
+        });
     }
 
     #[test]

@@ -11,7 +11,7 @@ use pv_runtime::{print, println};
 use super::Admin;
 use super::answer::Failure;
 use super::completion::{Names, candidates};
-use super::editor::{Edited, LineEditor};
+use super::editor::{Edited, LONGEST, LineEditor};
 use crate::console::GuestConsole;
 use crate::toolstack::{Fate, Guest};
 
@@ -39,6 +39,10 @@ pub async fn talk(admin: &Admin) -> Result<(), Errno> {
                 Edited::Complete(begun) => {
                     let shown = editor.complete(&candidates(&begun, &admin.names()));
                     Console.write(shown.as_bytes());
+                }
+                Edited::TooLong(length) => {
+                    println!("\nerror: the line has {length} characters; {LONGEST} are the most");
+                    print!("{PROMPT}");
                 }
                 Edited::Line(line) => {
                     println!();

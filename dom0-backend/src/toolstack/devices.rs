@@ -158,7 +158,6 @@ mod tests {
     use super::super::tests::toolstack;
     use super::super::{Guest, Handle};
     use super::*;
-    use alloc::rc::Rc;
     use alloc::string::ToString;
     use core::time::Duration;
     use hypercall_abi::DomainId;
@@ -203,7 +202,7 @@ mod tests {
             );
             let configuration = GuestConfiguration::parse("other", ["disk=disk0@512K"]).unwrap();
             let other = Guest::new(DomainId(3), Handle::DOM0, configuration, Duration::ZERO);
-            toolstack.guests.borrow_mut().insert(other.domain, Rc::new(other));
+            toolstack.add(other);
             let in_use = check("disk=disk0").unwrap_err();
             assert!(in_use.starts_with("disk0 is in use by other; "), "{in_use}");
             assert_eq!(check("disk=disk0,xvda,r!"), Ok(()));
@@ -246,7 +245,7 @@ mod tests {
                 configuration,
                 Duration::ZERO,
             );
-            toolstack.guests.borrow_mut().insert(other.domain, Rc::new(other));
+            toolstack.add(other);
             let check = |word: &str| {
                 let configuration = GuestConfiguration::parse("web", [word]).unwrap();
                 toolstack.check_addresses(&configuration).map_err(|error| error.to_string())

@@ -162,6 +162,11 @@ impl Toolstack {
         self.guests.borrow().values().find(fits).cloned()
     }
 
+    /// Whether a guest of this name is being made.
+    pub fn is_in_making(&self, name: &str) -> bool {
+        self.in_making.borrow().contains_key(name)
+    }
+
     /// Makes a guest and lets it run. A device that the machine does not have is left out, with a message.
     ///
     /// # Errors
@@ -384,6 +389,20 @@ pub(crate) mod tests {
     /// A toolstack without a hypervisor, and with one file that is no kernel.
     pub fn toolstack(inventory: Inventory) -> Rc<Toolstack> {
         Toolstack::new(StoreService::new(), Archive::of("notes", b"hello"), inventory)
+    }
+
+    impl Toolstack {
+        /// As if a guest of this name were being made, until the value is dropped.
+        pub fn hold_name<'a>(&'a self, name: &str) -> impl Drop + 'a {
+            self.reserve(name).expect("nobody is called so")
+        }
+
+        /// As if a guest had been made.
+        pub fn add(&self, guest: Guest) -> Rc<Guest> {
+            let guest = Rc::new(guest);
+            self.guests.borrow_mut().insert(guest.domain, Rc::clone(&guest));
+            guest
+        }
     }
 
     fn create(words: &'static [&'static str]) -> CreateError {

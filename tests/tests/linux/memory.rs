@@ -42,6 +42,39 @@ fn wait_for_memory(dom0: &mut Prompt, mebibytes: u64) {
 }
 
 #[test]
+fn a_stock_linux_grows_beyond_what_it_started_with_and_shrinks_again() {
+    let Some(stock) = Stock::find(Kernel::Cloud61) else { return };
+    let mut dom0 = stock.dom0_with_script("").start();
+    dom0.run_within(&stock.create("linux", "memory=128 maxmem=224", "stay=1"), LIMIT);
+    dom0.hear("linux", "all done");
+    assert_eq!(of_list(&mut dom0).1, 128);
+    let before = Ledger::of(&mut dom0);
+    for mebibytes in [224, 96, 160, 128] {
+        dom0.succeed(&format!("mem-set linux {mebibytes}"));
+        wait_for_memory(&mut dom0, mebibytes);
+    }
+    before.expect_same(&mut dom0, "memory taken and given back");
+    let most = 224 * 1024;
+    let refused =
+        format!("{} KiB are more than the {most} KiB that the guest may have; see `mem-max`", 225 * 1024);
+    assert_eq!(dom0.run("mem-set linux 225"), format!("error: {refused}\n"));
+
+    // The limit can be lowered to what the guest has, and then that is all it gets.
+    dom0.succeed("mem-max linux 160");
+    dom0.succeed("mem-set linux 160");
+    wait_for_memory(&mut dom0, 160);
+    let refused = dom0.run("mem-set linux 161");
+    assert!(refused.contains("more than the 163840 KiB"), "{refused}");
+    let refused = dom0.run("mem-max linux 159");
+    assert!(refused.contains("less than the 163840 KiB that the guest has"), "{refused}");
+    dom0.succeed("mem-max linux 224");
+    dom0.succeed("mem-set linux 200");
+    wait_for_memory(&mut dom0, 200);
+    dom0.succeed("shutdown linux");
+    assert!(last_words(&mut dom0, "linux").contains("reboot: System halted"));
+}
+
+#[test]
 fn a_stock_linux_gives_memory_back_and_takes_it_again() {
     let Some(stock) = Stock::find(Kernel::Cloud61) else { return };
     let mut dom0 = stock.dom0_with_script("").start();

@@ -107,9 +107,7 @@ impl Bench {
 fn add_guest(toolstack: &Toolstack, number: u16, name: &str, words: &[&'static str]) -> Rc<Guest> {
     let configuration = GuestConfiguration::parse(name, words.iter().copied()).expect("sound words");
     let handle = format!("11111111-2222-3333-4444-{number:012}").parse().expect("a handle");
-    let guest = Rc::new(Guest::new(DomainId(number), handle, configuration, Duration::ZERO));
-    toolstack.guests.borrow_mut().insert(guest.domain, Rc::clone(&guest));
-    guest
+    toolstack.add(Guest::new(DomainId(number), handle, configuration, Duration::ZERO))
 }
 
 const XVDB: u32 = 51728;
