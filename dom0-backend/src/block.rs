@@ -4,7 +4,7 @@
 //!   guest's ring ─► request ─► vbd ──── data path: grants become addresses that a device can use
 //!                 (checked)     │
 //!                               ▼
-//!                        BlockDevice: a whole disk, or a range of one
+//!                        BlockDevice: a whole disk, a range of one, or the ranges that a file lies in
 //! ```
 //!
 //! No byte of data passes through here. A guest's pages are pinned by a device-only map of its grants, and the
@@ -13,6 +13,7 @@
 mod back_end;
 mod counters;
 mod data_path;
+mod image;
 mod partition;
 mod range;
 mod request;
@@ -30,6 +31,7 @@ pub use device::{
     BlockDevice, Completions, Geometry, IoError, Operation, Outcome, RoomList, SECTOR_SIZE, Segment,
     SubmitError, Ticket, check,
 };
+pub use image::{ImageDisk, Images, Piece};
 pub use partition::{Partition, TABLE_SECTORS, partitions};
 pub use range::DiskRange;
 pub use request::{Rejection, Rules};

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use dom0_backend::admin::{Admin, DeviceReports, run_script, talk};
 use dom0_backend::archive::{self, Archive};
 use dom0_backend::backend;
-use dom0_backend::block::{BlockBackEnd, VbdReport};
+use dom0_backend::block::{BlockBackEnd, Images, VbdReport};
 use dom0_backend::machine::{Devices, Disk, Machine, check_disk, disk_partitions, start_devices};
 use dom0_backend::net::{NetworkBackEnd, VifReport};
 use dom0_backend::store_service::StoreService;
@@ -33,8 +33,9 @@ async fn main(info: &'static BootInfo) {
     }
     let inventory = Inventory { disks, has_switch: devices.switch.is_some() };
     let own_disks = devices.disks.clone();
-    let back_ends = serve_guests(&service, devices);
-    let toolstack = Toolstack::new(service, archive, inventory);
+    let images = Rc::<Images>::default();
+    let back_ends = serve_guests(&service, devices, Rc::clone(&images));
+    let toolstack = Toolstack::new(service, archive, inventory, images);
     if let Err(error) = toolstack.introduce_dom0(info.memory_pages) {
         println!("error: the store does not take what is to be said of dom0: {error}");
     }
@@ -99,9 +100,9 @@ async fn open_home(toolstack: &Toolstack, name: &str, disks: &[Disk]) {
 }
 
 /// Starts the back ends for what the machine has.
-fn serve_guests(service: &Rc<StoreService>, devices: Devices) -> BackEnds {
+fn serve_guests(service: &Rc<StoreService>, devices: Devices, images: Rc<Images>) -> BackEnds {
     let disks = devices.disks.into_iter().map(|disk| (disk.name, disk.device));
-    let disks = Rc::new(BlockBackEnd::new(disks));
+    let disks = Rc::new(BlockBackEnd::new(disks, images));
     spawn(backend::serve(Rc::clone(&disks), service.connect()));
     let network = devices.switch.map(|switch| Rc::new(NetworkBackEnd::new(switch)));
     if let Some(network) = &network {

@@ -1,9 +1,10 @@
 //! `xl`'s verbs and files, and answers for programs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use tests::pattern::{data, seed, sha256};
 use tests::{Dom0, Ledger, Prompt, program};
 use xtask::scratch::Scratch;
 
@@ -177,12 +178,106 @@ fn disk_with_files(scratch: &Scratch) -> PathBuf {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
     }
+    make_home(scratch, "32M")
+}
+
+/// A disk with an ext4 file system of this size, and in it what is in the directory `files`.
+fn make_home(scratch: &Scratch, size: &str) -> PathBuf {
     let disk = scratch.join("home.img");
     let mut make = Command::new("mke2fs");
     make.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin").args(["-q", "-q", "-t", "ext4", "-d"]);
-    let made = make.arg(&files).arg(&disk).arg("32M").status().expect("mke2fs, of e2fsprogs, is there");
+    let made = make
+        .arg(scratch.join("files"))
+        .arg(&disk)
+        .arg(size)
+        .status()
+        .expect("mke2fs, of e2fsprogs, is there");
     assert!(made.success());
     disk
+}
+
+#[test]
+fn a_file_of_dom0s_disk_is_a_guests_disk() {
+    let scratch = program::scratch();
+    let images = scratch.join("files/images");
+    std::fs::create_dir_all(&images).unwrap();
+    let content = data(seed(), 8 << 20);
+    std::fs::write(images.join("web.img"), &content).unwrap();
+    std::fs::write(images.join("base.img"), &content[..1 << 20]).unwrap();
+    std::fs::write(images.join("odd.img"), "buy milk").unwrap();
+    std::fs::File::create(images.join("sparse.img")).unwrap().set_len(1 << 20).unwrap();
+    let disk = make_home(&scratch, "64M");
+    let machine_disk = disk.clone();
+    let machine = Dom0::new().own_words("noguest home=disk0").with(|machine| machine.disk(machine_disk));
+    let mut dom0 = settled(
+        machine.file("web.cfg", "name = 'web'\nmemory = 16\ndisk = [ '/images/web.img,raw,xvda,rw' ]\n"),
+    );
+    dom0.succeed("create another memory=16 disk=/images/base.img,xvda,r");
+    dom0.succeed("destroy another");
+    let before = Ledger::of(&mut dom0);
+
+    dom0.succeed("create web.cfg");
+    let hash = dom0.succeed("guest-run web \"disk-hash 0 8M\"");
+    assert!(hash.contains(&sha256(&content)), "{hash}");
+    dom0.succeed("guest-run web \"disk-write 77 1M 2M\"");
+    for (command, reason) in [
+        (
+            "create b memory=16 disk=/images/web.img,xvda,r",
+            "/images/web.img is in use by web; to share it all the same, put ! behind the access, as in /images/web.img,xvda,w!",
+        ),
+        (
+            "create b memory=16 disk=disk0,xvda,r",
+            "disk0 is in use by web; to share it all the same, put ! behind the access, as in disk0,xvda,w!",
+        ),
+        (
+            "create b memory=16 disk=disk0",
+            "disk0 holds dom0's own files: a guest may read it (access r), not write",
+        ),
+        ("create b memory=16 disk=/images/none.img", "images/none.img: there is no such file"),
+        (
+            "create b memory=16 disk=/images/odd.img",
+            "images/odd.img: its 8 bytes are no whole sectors of 512",
+        ),
+        (
+            "create b memory=16 disk=/images/sparse.img",
+            "images/sparse.img: the file has a hole at byte 0; copy it with `cp --sparse=never`",
+        ),
+        ("block-attach web file:/images", "images: it is no regular file"),
+        (
+            "block-attach web /images/web.img xvdb r",
+            "xvda and xvdb are the same sectors, and one may be written",
+        ),
+    ] {
+        assert_eq!(dom0.run(command), format!("error: {reason}\n"), "{command}");
+    }
+    // What is only read may be had by many.
+    dom0.succeed("block-attach web /images/base.img xvdb r");
+    dom0.succeed("create reader memory=16 disk=/images/base.img,xvda,r");
+    let hash = dom0.succeed("guest-run reader \"disk-hash 0 1M\"");
+    assert!(hash.contains(&sha256(&content[..1 << 20])), "{hash}");
+    let refused = dom0.run("guest-run reader \"disk-write 1 0 64K\"");
+    assert!(refused.contains("error"), "{refused}");
+    dom0.succeed("destroy reader");
+    dom0.succeed("shutdown -w web");
+    before.expect_same(&mut dom0, "guests with files as disks");
+    drop(dom0);
+
+    // It was written in place, and nothing else was.
+    let mut expected = content.clone();
+    expected[1 << 20..3 << 20].copy_from_slice(&data(77, 2 << 20));
+    assert!(dumped(&scratch, &disk, "images/web.img") == expected);
+    assert!(dumped(&scratch, &disk, "images/base.img") == content[..1 << 20]);
+    let mut fsck = Command::new("/sbin/e2fsck");
+    assert!(fsck.args(["-f", "-n"]).arg(&disk).status().expect("e2fsck is there").success());
+}
+
+/// A file of the file system on a disk.
+fn dumped(scratch: &Scratch, disk: &Path, path: &str) -> Vec<u8> {
+    let out = scratch.join("dumped");
+    let mut debugfs = Command::new("/sbin/debugfs");
+    debugfs.arg("-R").arg(format!("dump /{path} {}", out.display())).arg(disk);
+    assert!(debugfs.status().expect("debugfs, of e2fsprogs, is there").success());
+    std::fs::read(out).unwrap()
 }
 
 #[test]

@@ -515,7 +515,7 @@ mod tests {
         );
         assert_eq!(
             message("block-attach web qcow2:x"),
-            "disk=qcow2:x: NAME, NAME@OFFSET or NAME@OFFSET+SIZE in whole sectors (such as disk0@64M) is expected"
+            "disk=qcow2:x: NAME, NAME@OFFSET or NAME@OFFSET+SIZE in whole sectors (such as disk0@64M), or a file's path, is expected"
         );
         assert_eq!(
             message("network-attach web mac=1:2"),

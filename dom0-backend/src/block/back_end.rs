@@ -20,6 +20,7 @@ use ring::BackRing;
 use super::counters::{BlockCounters, add};
 use super::data_path::{CopyPath, DataPath, DirectPath};
 use super::device::{BlockDevice, Completions, Geometry, SECTOR_SIZE};
+use super::image::Images;
 use super::range::DiskRange;
 use super::request::Rules;
 use super::vbd::{INDIRECT_SEGMENTS_MAX, Vbd};
@@ -48,15 +49,16 @@ type Connected = BTreeMap<(DomainId, u32), Rc<BlockCounters>>;
 /// The back end for all guests' disks.
 pub struct BlockBackEnd {
     disks: BTreeMap<String, Rc<dyn BlockDevice>>,
+    images: Rc<Images>,
     /// Whether devices can be let at guests' pages.
     is_direct: bool,
     connected: Rc<RefCell<Connected>>,
 }
 
 impl BlockBackEnd {
-    /// A back end that serves these disks by their names. Where the hypervisor cannot let devices at guests'
+    /// A back end that serves these disks by their names, and files by their paths. Where the hypervisor cannot let devices at guests'
     /// pages, data is copied.
-    pub fn new(disks: impl IntoIterator<Item = (String, Rc<dyn BlockDevice>)>) -> Self {
+    pub fn new(disks: impl IntoIterator<Item = (String, Rc<dyn BlockDevice>)>, images: Rc<Images>) -> Self {
         let is_direct = DirectPath::is_possible(DomainId::ZERO).unwrap_or_else(|errno| {
             log::warn!("whether devices reach guests' pages cannot be tried: {errno}");
             false
@@ -64,7 +66,7 @@ impl BlockBackEnd {
         if !is_direct {
             log::info!("devices do not reach guests' pages: disk data is copied");
         }
-        Self { disks: disks.into_iter().collect(), is_direct, connected: Rc::default() }
+        Self { disks: disks.into_iter().collect(), images, is_direct, connected: Rc::default() }
     }
 
     /// The disks that guests are connected to.
@@ -90,7 +92,10 @@ impl BlockBackEnd {
     }
 
     fn find(&self, params: &str) -> Option<Rc<dyn BlockDevice>> {
-        let target: Target = params.parse().ok()?;
+        let target = match params.parse().ok()? {
+            Target::Part(part) => part,
+            Target::File(path) => return self.images.find(&path).map(|image| image as Rc<dyn BlockDevice>),
+        };
         let disk = self.disks.get(&target.disk)?;
         if target.first_sector == 0 && target.sectors.is_none() {
             return Some(Rc::clone(disk));
@@ -289,6 +294,7 @@ async fn serve<D: DataPath>(
 #[cfg(test)]
 mod tests {
     use super::super::fake::FakeDisk;
+    use super::super::image::{ImageDisk, Piece};
     use super::*;
     use crate::store_service::StoreService;
     use pv_runtime::executor::testing;
@@ -299,7 +305,10 @@ mod tests {
 
     fn back_end() -> BlockBackEnd {
         let disk: Rc<dyn BlockDevice> = Rc::new(FakeDisk::new(4096));
-        BlockBackEnd::new([(String::from("disk0"), disk)])
+        let images = Rc::<Images>::default();
+        let pieces = [(64, 8), (16, 16)].map(|(first_sector, sectors)| Piece { first_sector, sectors });
+        images.put("images/a".into(), ImageDisk::new(Rc::clone(&disk), &pieces).expect("on the disk"));
+        BlockBackEnd::new([(String::from("disk0"), disk)], images)
     }
 
     async fn device(store: &Store, entries: &[(&str, &str)]) -> Device {
@@ -329,11 +338,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_a_disk() {
+        testing::run(async {
+            let store = StoreService::new().connect();
+            let (params, mode) = (format!("{BACK}/params"), format!("{BACK}/mode"));
+            let device = device(&store, &[(&params, "/images/a"), (&mode, "w")]).await;
+            back_end().offer(&device).await.expect("the file is there");
+            assert_eq!(device.read_own::<u64>("sectors").await.expect("the store answers"), Some(24));
+        });
+    }
+
+    #[test]
     fn a_disk_that_is_not_there_is_not_offered() {
         testing::run(async {
             let store = StoreService::new().connect();
             let params = format!("{BACK}/params");
-            for target in ["disk1", "disk0@2M", "disk0@1M+2M", "", "nonsense@"] {
+            for target in ["disk1", "disk0@2M", "disk0@1M+2M", "", "nonsense@", "/images/b"] {
                 let device = device(&store, &[(&params, target)]).await;
                 let outcome = back_end().offer(&device).await;
                 assert_eq!(outcome, Err(ConnectError::NoSource(target.into())), "{target}");

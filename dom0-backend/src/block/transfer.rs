@@ -67,7 +67,8 @@ async fn transfer_all(
     Ok(())
 }
 
-async fn one_request(
+/// Carries one request out, whose memory the caller keeps until it is done.
+pub(super) async fn one_request(
     disk: &dyn BlockDevice,
     operation: Operation,
     first_sector: u64,

@@ -6,6 +6,7 @@
 
 mod chunks;
 mod disk;
+mod extents;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use crate::block::IoError;
 use chunks::{CHUNK, Chunks, Reader};
 
 pub use disk::DiskSource;
+pub use extents::Run;
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 30;
@@ -171,16 +173,31 @@ impl<S: Source> FileSystem<S> {
         self.step(names).await
     }
 
+    /// Where the content of a file lies on the disk, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`FileSystemError`]: also if some of it is not there, or in a form that cannot be used in place.
+    pub async fn runs(&self, path: &str) -> Result<Vec<Run>, FileSystemError> {
+        let path = absolute(path);
+        let path = self.step(|| self.files.canonicalize(path.as_str())).await?;
+        let path = path.to_str().map_err(|_| FileSystemError::NotFound)?.to_owned();
+        // The crate checks the sums of what leads to the file.
+        self.step(|| self.files.metadata(path.as_str()).map(drop)).await?;
+        let mut reader = Reader { chunks: Rc::clone(&self.chunks), size: self.source.size() };
+        with_chunks(&self.source, &self.chunks, || extents::runs(&mut reader, &path)).await
+    }
+
     async fn step<T>(&self, work: impl FnMut() -> Result<T, Ext4Error>) -> Result<T, FileSystemError> {
         with_chunks(&self.source, &self.chunks, work).await
     }
 }
 
 /// Tries `work` until nothing is missing for it.
-async fn with_chunks<S: Source, T>(
+async fn with_chunks<S: Source, T, E: Into<FileSystemError>>(
     source: &S,
     chunks: &RefCell<Chunks>,
-    mut work: impl FnMut() -> Result<T, Ext4Error>,
+    mut work: impl FnMut() -> Result<T, E>,
 ) -> Result<T, FileSystemError> {
     for _ in 0..MOST_MISSES {
         chunks.borrow_mut().take_missed();

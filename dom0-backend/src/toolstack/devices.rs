@@ -5,14 +5,16 @@
 
 use alloc::borrow::ToOwned;
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::Toolstack;
 use super::configuration::GuestConfiguration;
-use super::disk::{GuestDisk, Target};
+use super::disk::{GuestDisk, Part, Target};
 use super::error::CreateError;
-use crate::block::{Partition, SECTOR_SIZE};
+use crate::block::{ImageDisk, Partition, Piece, SECTOR_SIZE};
+use crate::file_system::{FileSystemError, Run};
 
 /// A disk of the machine.
 #[derive(Clone, Debug)]
@@ -43,8 +45,59 @@ pub struct Inventory {
 }
 
 impl Toolstack {
-    /// A target with its partition replaced by where that lies. `None` if the machine does not have it.
-    pub(super) fn resolve(&self, target: &Target) -> Option<Target> {
+    /// Finds out where a disk lies; `false` if the machine does not have what it is to be.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError::File`], if it is a file that cannot be a disk.
+    pub(super) async fn locate(&self, disk: &mut GuestDisk) -> Result<bool, CreateError> {
+        match &disk.target {
+            Target::Part(part) => {
+                let resolved = self.resolve(part);
+                let is_there = resolved.is_some();
+                disk.target = Target::Part(resolved.unwrap_or_else(|| part.clone()));
+                Ok(is_there)
+            }
+            Target::File(path) => {
+                let wrong = |error| CreateError::File { name: path.clone(), error };
+                disk.parts = self.open_image(path).await.map_err(wrong)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Makes a disk of a file of dom0's own file system; the parts of the machine's disk that it is.
+    async fn open_image(&self, path: &str) -> Result<Vec<Part>, FileSystemError> {
+        let wrong = |words: &str| FileSystemError::Other(words.to_owned());
+        let home = self
+            .home
+            .borrow()
+            .clone()
+            .ok_or_else(|| wrong("domain 0 has no file system of its own; it is told with home=DISK"))?;
+        let runs = home.files.runs(path).await?;
+        let size: u64 = runs.iter().map(|run| run.length).sum();
+        if !size.is_multiple_of(u64::from(SECTOR_SIZE)) {
+            return Err(FileSystemError::Other(format!(
+                "its {size} bytes are no whole sectors of {SECTOR_SIZE}"
+            )));
+        }
+        let piece = |run: &Run| Piece {
+            first_sector: run.start / u64::from(SECTOR_SIZE),
+            sectors: run.length / u64::from(SECTOR_SIZE),
+        };
+        let pieces: Vec<_> = runs.iter().map(piece).collect();
+        let image = ImageDisk::new(Rc::clone(&home.device), &pieces).map_err(FileSystemError::Disk)?;
+        self.images.put(path.to_owned(), image);
+        let part = |piece: &Piece| Part {
+            disk: home.part.disk.clone(),
+            first_sector: home.part.first_sector + piece.first_sector,
+            sectors: Some(piece.sectors),
+        };
+        Ok(pieces.iter().map(part).collect())
+    }
+
+    /// A part with its partition replaced by where that lies. `None` if the machine does not have it.
+    pub(super) fn resolve(&self, target: &Part) -> Option<Part> {
         let disks = &self.inventory.disks;
         if disks.iter().any(|disk| disk.name == target.disk) {
             return Some(target.clone());
@@ -56,7 +109,7 @@ impl Toolstack {
         let left = partition.sectors.checked_sub(target.first_sector)?;
         let sectors = target.sectors.unwrap_or(left);
         let first_sector = partition.first_sector + target.first_sector;
-        (sectors > 0 && sectors <= left).then(|| Target {
+        (sectors > 0 && sectors <= left).then(|| Part {
             disk: disk.name.clone(),
             first_sector,
             sectors: Some(sectors),
@@ -64,19 +117,25 @@ impl Toolstack {
     }
 
     /// A guest starts without devices that the machine does not have.
-    pub(super) fn without_missing_devices(&self, configuration: &GuestConfiguration) -> GuestConfiguration {
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::locate`].
+    pub(super) async fn without_missing_devices(
+        &self,
+        configuration: &GuestConfiguration,
+    ) -> Result<GuestConfiguration, CreateError> {
         let mut possible = configuration.clone();
-        possible.disks.retain_mut(|disk| match self.resolve(&disk.target) {
-            Some(target) => {
-                disk.target = target;
-                true
-            }
-            None => {
-                let (guest, missing) = (&configuration.name, self.missing_disk(disk));
+        possible.disks.clear();
+        for disk in &configuration.disks {
+            let mut disk = disk.clone();
+            if self.locate(&mut disk).await? {
+                possible.disks.push(disk);
+            } else {
+                let (guest, missing) = (&configuration.name, self.missing_disk(&disk));
                 pv_runtime::println!("error: {guest}: {missing}: the guest starts without {}", disk.name);
-                false
             }
-        });
+        }
         if !self.inventory.has_switch && !possible.nics.is_empty() {
             pv_runtime::println!(
                 "error: {}: there is no switch: the guest starts without network",
@@ -84,28 +143,33 @@ impl Toolstack {
             );
             possible.nics.clear();
         }
-        possible
-    }
-
-    fn machine_disk(&self, disk: &GuestDisk) -> Option<&MachineDisk> {
-        self.inventory.disks.iter().find(|known| known.name == disk.target.disk)
+        Ok(possible)
     }
 
     /// Every disk lies where there is something, and belongs to nobody else who would mind.
     pub(super) fn check_disks(&self, configuration: &GuestConfiguration) -> Result<(), CreateError> {
         for disk in &configuration.disks {
-            let sectors = self.machine_disk(disk).map_or(0, |known| known.sectors);
-            if !disk.target.lies_within(sectors) {
-                let size = sectors.saturating_mul(u64::from(SECTOR_SIZE));
-                return Err(CreateError::NotOnDisk { target: disk.target.clone(), size });
-            }
-            let home = self.home.borrow();
-            if disk.is_writable && home.as_ref().is_some_and(|home| home.target.overlaps(&disk.target)) {
-                return Err(CreateError::DiskIsOwn(disk.target.clone()));
+            if let Target::Part(part) = &disk.target {
+                self.check_part(part, disk.is_writable)?;
             }
             if let Some(guest) = self.user_of(disk, &configuration.name) {
                 return Err(CreateError::DiskInUse { target: disk.target.clone(), guest });
             }
+        }
+        Ok(())
+    }
+
+    /// A part lies on its disk, and nobody writes what dom0 has its own files on.
+    fn check_part(&self, part: &Part, is_written: bool) -> Result<(), CreateError> {
+        let disk = self.inventory.disks.iter().find(|known| known.name == part.disk);
+        let sectors = disk.map_or(0, |known| known.sectors);
+        if !part.lies_within(sectors) {
+            let size = sectors.saturating_mul(u64::from(SECTOR_SIZE));
+            return Err(CreateError::NotOnDisk { part: part.clone(), size });
+        }
+        let home = self.home.borrow();
+        if is_written && home.as_ref().is_some_and(|home| home.part.overlaps(part)) {
+            return Err(CreateError::DiskIsOwn(Target::Part(part.clone())));
         }
         Ok(())
     }
@@ -149,7 +213,11 @@ impl Toolstack {
             [] => "no disks".to_owned(),
             disks => disks.iter().flat_map(MachineDisk::names).collect::<Vec<_>>().join(" "),
         };
-        format!("the machine has no {} (it has {known})", disk.target.disk)
+        let wanted = match &disk.target {
+            Target::Part(part) => &part.disk,
+            Target::File(path) => path,
+        };
+        format!("the machine has no {wanted} (it has {known})")
     }
 }
 
@@ -168,18 +236,18 @@ mod tests {
         testing::run(async {
             let configuration =
                 GuestConfiguration::parse("web", ["disk=disk0", "disk=disk7", "vif"]).unwrap();
-            let possible = |disks: &[&str], has_switch| {
+            let possible = async |disks: &[&str], has_switch| {
                 let disks = disks
                     .iter()
                     .map(|name| MachineDisk { name: name.to_string(), sectors: 2048, partitions: Vec::new() })
                     .collect();
                 let toolstack = toolstack(Inventory { disks, has_switch });
-                let possible = toolstack.without_missing_devices(&configuration);
+                let possible = toolstack.without_missing_devices(&configuration).await.unwrap();
                 (possible.disks.len(), possible.nics.len())
             };
-            assert_eq!(possible(&["disk0", "disk7"], true), (2, 1));
-            assert_eq!(possible(&["disk0"], false), (1, 0));
-            assert_eq!(possible(&[], true), (0, 1));
+            assert_eq!(possible(&["disk0", "disk7"], true).await, (2, 1));
+            assert_eq!(possible(&["disk0"], false).await, (1, 0));
+            assert_eq!(possible(&[], true).await, (0, 1));
             let message = toolstack(Inventory::default()).missing_disk(&configuration.disks[1]);
             assert_eq!(message, "the machine has no disk7 (it has no disks)");
         });
@@ -217,7 +285,7 @@ mod tests {
             let disks = Vec::from([MachineDisk { name: "disk0".into(), sectors: 2048, partitions }]);
             let toolstack = toolstack(Inventory { disks, has_switch: true });
             let resolve = |text: &str| {
-                let target: Target = text.parse().unwrap();
+                let target: Part = text.parse().unwrap();
                 toolstack.resolve(&target).map(|target| (target.disk, target.first_sector, target.sectors))
             };
             let part = |first, count| Some(("disk0".into(), first, Some(count)));

@@ -3,13 +3,15 @@
 //! Written as `target,name,access`, the last two optional: `disk0`, `disk0,xvda,w`, `disk0@64M,xvdb,r`,
 //! `disk0@64M+32M`. A target is a disk of the machine, a partition (`disk0p1`), or the part of a disk from an offset
 //! on, with or without a size. An exclamation mark behind the access allows what otherwise is refused: that several
-//! guests have the same sectors, and one of them writes.
+//! guests have the same sectors, and one of them writes. A target with a slash in it is a file of dom0's own file system
+//! (`/images/web.img`), unless it begins with `/dev/`.
 //!
 //! `xl`'s ways to write the same are understood too: `phy:/dev/disk0,xvda,w`, with a format (`disk0,raw,xvda,rw`),
 //! and by names (`format=raw, vdev=xvda, access=rw, target=/dev/disk0`).
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
@@ -21,7 +23,16 @@ const XVD_MINORS: u32 = 16;
 
 /// What is behind a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub enum Target {
+    /// A disk of the machine, or a part of one.
+    Part(Part),
+    /// A file of dom0's own file system, by its path from the root.
+    File(String),
+}
+
+/// A disk of the machine, or a part of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
     /// The disk of the machine.
     pub disk: String,
     /// The first sector of the part, of 512 bytes.
@@ -35,6 +46,8 @@ pub struct Target {
 pub struct GuestDisk {
     /// What is behind it.
     pub target: Target,
+    /// Where that lies, if it is a file, and once that is known.
+    pub parts: Vec<Part>,
     /// What the guest calls it: `xvda` to `xvdp`. Empty until one is chosen.
     pub name: String,
     /// Whether the guest may write.
@@ -63,7 +76,7 @@ impl fmt::Display for DiskError {
         match self {
             Self::Target(text) => write!(
                 formatter,
-                "disk={text}: NAME, NAME@OFFSET or NAME@OFFSET+SIZE in whole sectors (such as disk0@64M) is expected"
+                "disk={text}: NAME, NAME@OFFSET or NAME@OFFSET+SIZE in whole sectors (such as disk0@64M), or a file's path, is expected"
             ),
             Self::Name(name) => write!(formatter, "{name:?} is no name for a guest's disk: xvda to xvdp"),
             Self::Access(access) => write!(formatter, "{access:?} is no access to a disk: r, w, r! or w!"),
@@ -82,7 +95,8 @@ impl GuestDisk {
     ///
     /// [`DiskError::Target`].
     pub fn whole(disk: &str) -> Result<Self, DiskError> {
-        Ok(Self { target: disk.parse()?, name: "xvda".to_owned(), is_writable: true, is_shared: false })
+        let (target, name) = (disk.parse()?, "xvda".to_owned());
+        Ok(Self { target, parts: Vec::new(), name, is_writable: true, is_shared: false })
     }
 
     /// The number by which the disk goes in the store; `None` before it has a name.
@@ -102,11 +116,21 @@ fn index_of(name: &str) -> Option<u32> {
 impl GuestDisk {
     /// Whether giving both disks to guests would let one guest change what the other reads.
     pub fn conflicts_with(&self, other: &Self) -> bool {
-        (self.is_writable || other.is_writable) && self.target.overlaps(&other.target)
+        let overlaps = |part: &Part| other.parts().iter().any(|other| part.overlaps(other));
+        let is_same_file = matches!(self.target, Target::File(_)) && self.target == other.target;
+        (self.is_writable || other.is_writable) && (is_same_file || self.parts().iter().any(overlaps))
+    }
+
+    /// Where it lies, as far as that is known.
+    fn parts(&self) -> &[Part] {
+        match &self.target {
+            Target::Part(part) => core::slice::from_ref(part),
+            Target::File(_) => &self.parts,
+        }
     }
 }
 
-impl Target {
+impl Part {
     /// Whether it lies on a disk of this many sectors.
     pub fn lies_within(&self, disk_sectors: u64) -> bool {
         match self.sectors {
@@ -203,7 +227,8 @@ impl FromStr for GuestDisk {
             "r" | "ro" => false,
             _ => return Err(DiskError::Access(access.to_owned())),
         };
-        Ok(Self { target, name: name.to_owned(), is_writable, is_shared: access.ends_with('!') })
+        let is_shared = access.ends_with('!');
+        Ok(Self { target, parts: Vec::new(), name: name.to_owned(), is_writable, is_shared })
     }
 }
 
@@ -211,13 +236,30 @@ impl FromStr for Target {
     type Err = DiskError;
 
     fn from_str(text: &str) -> Result<Self, DiskError> {
-        let path = text.strip_prefix("phy:").unwrap_or(text);
-        let path = path.strip_prefix("/dev/").unwrap_or(path);
-        parse_target(path).ok_or_else(|| DiskError::Target(text.to_owned()))
+        let wrong = || DiskError::Target(text.to_owned());
+        let device = text.strip_prefix("phy:").unwrap_or(text);
+        let file = text
+            .strip_prefix("file:")
+            .or_else(|| (device == text && text.contains('/') && !text.starts_with("/dev/")).then_some(text));
+        match file.map(|path| path.trim_matches('/')) {
+            Some("") => Err(wrong()),
+            Some(path) => Ok(Self::File(path.to_owned())),
+            None => {
+                parse_part(device.strip_prefix("/dev/").unwrap_or(device)).map(Self::Part).ok_or_else(wrong)
+            }
+        }
     }
 }
 
-fn parse_target(text: &str) -> Option<Target> {
+impl FromStr for Part {
+    type Err = DiskError;
+
+    fn from_str(text: &str) -> Result<Self, DiskError> {
+        parse_part(text).ok_or_else(|| DiskError::Target(text.to_owned()))
+    }
+}
+
+fn parse_part(text: &str) -> Option<Part> {
     let (disk, part) = match text.split_once('@') {
         Some((disk, part)) => (disk, Some(part)),
         None => (text, None),
@@ -233,7 +275,7 @@ fn parse_target(text: &str) -> Option<Target> {
     if part.is_some_and(|part| part.contains('+')) && sectors.is_none() {
         return None;
     }
-    Some(Target { disk: disk.to_owned(), first_sector, sectors })
+    Some(Part { disk: disk.to_owned(), first_sector, sectors })
 }
 
 /// Sectors in a number of bytes such as `512`, `64K`, `16M`, `2G`.
@@ -248,8 +290,18 @@ fn sectors_in(text: &str) -> Option<u64> {
     bytes.is_multiple_of(u64::from(SECTOR_SIZE)).then_some(bytes / u64::from(SECTOR_SIZE))
 }
 
-/// As it is written, in sectors of 512 bytes: the form in which the store has it.
+/// The form in which the store has it.
 impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Part(part) => part.fmt(formatter),
+            Self::File(path) => write!(formatter, "/{path}"),
+        }
+    }
+}
+
+/// As it is written, in bytes.
+impl fmt::Display for Part {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = |sectors: u64| sectors.saturating_mul(u64::from(SECTOR_SIZE));
         formatter.write_str(&self.disk)?;
@@ -267,7 +319,7 @@ mod tests {
     use alloc::string::ToString;
 
     fn target(text: &str) -> Option<(String, u64, Option<u64>)> {
-        parse_target(text).map(|target| (target.disk, target.first_sector, target.sectors))
+        parse_part(text).map(|target| (target.disk, target.first_sector, target.sectors))
     }
 
     #[test]
@@ -298,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_target_reads_back_as_written() {
-        for text in ["disk0", "disk0@1M", "disk7@512+1024", "disk0@0+4K"] {
+        for text in ["disk0", "disk0@1M", "disk7@512+1024", "disk0@0+4K", "/images/web.img"] {
             let parsed: Target = text.parse().unwrap();
             assert_eq!(parsed.to_string().parse::<Target>().unwrap(), parsed);
         }
@@ -340,11 +392,38 @@ mod tests {
             ("disk0,hda,w", "\"hda\" is no name for a guest's disk: xvda to xvdp"),
             (
                 "vdev=xvda",
-                "disk=: NAME, NAME@OFFSET or NAME@OFFSET+SIZE in whole sectors (such as disk0@64M) is expected",
+                "disk=: NAME, NAME@OFFSET or NAME@OFFSET+SIZE in whole sectors (such as disk0@64M), or a file's path, is expected",
             ),
         ] {
             assert_eq!(text.parse::<GuestDisk>().unwrap_err().to_string(), message);
         }
+    }
+
+    #[test]
+    fn a_path_is_a_file_of_dom0s() {
+        let file = Ok(Target::File("images/web.img".into()));
+        for text in ["/images/web.img", "images/web.img", "file:/images/web.img", "file:images/web.img"] {
+            assert_eq!(text.parse(), file, "{text}");
+        }
+        assert_eq!("file:web".parse(), Ok(Target::File("web".into())));
+        assert!(matches!("phy:/dev/disk0".parse(), Ok(Target::Part(_))));
+        for text in ["file:", "/", "phy:a/b", "/dev/a/b"] {
+            assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_where_it_lies() {
+        let disk = |text: &str| text.parse::<GuestDisk>().unwrap();
+        let parts = ["disk0@8K+4K", "disk0@64K+4K"].map(|part| part.parse().unwrap());
+        let file = GuestDisk { parts: parts.into(), ..disk("/a") };
+        assert!(file.conflicts_with(&disk("disk0")));
+        assert!(
+            file.conflicts_with(&disk("disk0@64K,xvda,r")) && disk("disk0@64K,xvda,r").conflicts_with(&file)
+        );
+        assert!(!file.conflicts_with(&disk("disk0@0+8K")) && !file.conflicts_with(&disk("disk1")));
+        assert!(disk("/a").conflicts_with(&disk("/a")) && !disk("/a").conflicts_with(&disk("/b")));
+        assert!(!disk("/a,,r").conflicts_with(&disk("/a,,r")));
     }
 
     #[test]
@@ -368,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_target_must_lie_on_the_disk() {
-        let lies = |text: &str| text.parse::<Target>().unwrap().lies_within(2048);
+        let lies = |text: &str| text.parse::<Part>().unwrap().lies_within(2048);
         assert!(lies("disk0") && lies("disk0@512") && lies("disk0@512K+512K"));
         assert!(!lies("disk0@1M") && !lies("disk0@512K+513K") && !lies("disk0@0+2M"));
     }

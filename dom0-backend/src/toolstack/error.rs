@@ -8,7 +8,7 @@ use domain_image::{ImageError, LayoutError};
 use hypercall_abi::{DomainId, Errno};
 use kernel_file::KernelFileError;
 
-use super::disk::Target;
+use super::disk::{Part, Target};
 use super::nic::MacAddress;
 use crate::file_system::FileSystemError;
 use crate::store;
@@ -83,7 +83,7 @@ pub enum CreateError {
     /// A part of a disk that the disk does not have.
     NotOnDisk {
         /// The part.
-        target: Target,
+        part: Part,
         /// Bytes on the disk.
         size: u64,
     },
@@ -165,8 +165,8 @@ impl fmt::Display for CreateError {
             Self::Packed { file, error } => write!(formatter, "{file}: {error}"),
             Self::Layout(error) => error.fmt(formatter),
             Self::Memory(shortage) => shortage.fmt(formatter),
-            Self::NotOnDisk { target, size } => {
-                write!(formatter, "{target} is not on the disk: {} has {size} bytes", target.disk)
+            Self::NotOnDisk { part, size } => {
+                write!(formatter, "{part} is not on the disk: {} has {size} bytes", part.disk)
             }
             Self::DiskInUse { target, guest } => write!(
                 formatter,

@@ -219,9 +219,10 @@ impl Toolstack {
     ///
     /// [`PlugError`]; everything is as before then.
     pub async fn attach_disk(&self, guest: &Guest, mut disk: GuestDisk) -> Result<GuestDisk, PlugError> {
+        if !self.locate(&mut disk).await? {
+            return Err(PlugError::NotOnMachine(self.missing_disk(&disk)));
+        }
         let mut wanted = self.to_be_changed(guest)?;
-        let missing = || PlugError::NotOnMachine(self.missing_disk(&disk));
-        disk.target = self.resolve(&disk.target).ok_or_else(missing)?;
         if let Ok(plug) = guest.disk(&disk.name)
             && guest.is_leaving(plug)
         {

@@ -43,7 +43,7 @@ use pv_runtime::executor::wall_clock;
 use pv_runtime::xenbus::Store;
 
 use crate::archive::Archive;
-use crate::block::{BlockDevice, DiskRange};
+use crate::block::{BlockDevice, DiskRange, Images};
 use crate::console::Consoles;
 use crate::file_system::{DiskSource, FileSystem, FileSystemError};
 use crate::store_service::StoreService;
@@ -54,7 +54,7 @@ use nodes::Built;
 pub use adjust::AdjustError;
 pub use configuration::{DEFAULT_MEMORY, DEFAULT_WEIGHT, GuestConfiguration, Reaction, SettingError};
 pub use devices::{Inventory, MachineDisk};
-pub use disk::{DiskError, GuestDisk, Target};
+pub use disk::{DiskError, GuestDisk, Part, Target};
 pub use error::{CreateError, Shortage};
 pub use from_file::{Described, FileError};
 pub use guest::{Fate, Guest, Stage};
@@ -74,8 +74,10 @@ fn is_automatic(name: &str) -> bool {
 }
 
 /// The file system on a disk of the machine that holds dom0's own files.
+#[derive(Clone)]
 struct Home {
-    target: Target,
+    part: Part,
+    device: Rc<dyn BlockDevice>,
     files: Rc<FileSystem<DiskSource>>,
 }
 
@@ -87,6 +89,8 @@ pub struct Toolstack {
     archive: Archive<'static>,
     inventory: Inventory,
     home: RefCell<Option<Home>>,
+    /// Files of that file system that are disks.
+    images: Rc<Images>,
     guests: RefCell<BTreeMap<DomainId, Rc<Guest>>>,
     /// Guests that are being made, by name: what they are to be like, once that is checked.
     in_making: RefCell<BTreeMap<String, Option<GuestConfiguration>>>,
@@ -99,7 +103,12 @@ pub struct Toolstack {
 
 impl Toolstack {
     /// A toolstack without guests.
-    pub fn new(service: Rc<StoreService>, archive: Archive<'static>, inventory: Inventory) -> Rc<Self> {
+    pub fn new(
+        service: Rc<StoreService>,
+        archive: Archive<'static>,
+        inventory: Inventory,
+        images: Rc<Images>,
+    ) -> Rc<Self> {
         let store = service.connect();
         Rc::new(Self {
             service,
@@ -108,6 +117,7 @@ impl Toolstack {
             archive,
             inventory,
             home: RefCell::default(),
+            images,
             guests: RefCell::default(),
             in_making: RefCell::default(),
             made: Cell::new(0),
@@ -174,7 +184,7 @@ impl Toolstack {
     /// [`CreateError`]; nothing is left of the guest then.
     pub async fn create(&self, configuration: &GuestConfiguration) -> Result<Rc<Guest>, CreateError> {
         let reservation = self.reserve(&configuration.name)?;
-        let configuration = self.without_missing_devices(configuration);
+        let configuration = self.without_missing_devices(configuration).await?;
         self.check_disks(&configuration)?;
         self.check_addresses(&configuration)?;
         reservation.hold(&configuration);
@@ -259,7 +269,7 @@ impl Toolstack {
     /// As [`Self::create`], as far as it can be known beforehand.
     pub async fn try_out(&self, configuration: &GuestConfiguration) -> Result<(), CreateError> {
         let _name = self.reserve(&configuration.name)?;
-        let configuration = self.without_missing_devices(configuration);
+        let configuration = self.without_missing_devices(configuration).await?;
         self.check_disks(&configuration)?;
         self.check_addresses(&configuration)?;
         let files = self.files(&configuration).await?;
@@ -282,13 +292,14 @@ impl Toolstack {
     /// If there is no such disk or partition, or no file system on it.
     pub async fn open_home(&self, name: &str, device: Rc<dyn BlockDevice>) -> Result<(), FileSystemError> {
         let wrong = |words: String| FileSystemError::Other(words);
-        let target: Target = name.parse().map_err(|error: DiskError| wrong(error.to_string()))?;
-        let target = self.resolve(&target).ok_or_else(|| wrong(format!("the machine has no {name}")))?;
+        let part: Part = name.parse().map_err(|error: DiskError| wrong(error.to_string()))?;
+        let part = self.resolve(&part).ok_or_else(|| wrong(format!("the machine has no {name}")))?;
         let geometry = device.geometry();
-        let sectors = target.sectors.unwrap_or(geometry.sectors.saturating_sub(target.first_sector));
-        let part = DiskRange::new(device, target.first_sector, sectors).map_err(FileSystemError::Disk)?;
-        let files = Rc::new(FileSystem::open(DiskSource(Rc::new(part))).await?);
-        *self.home.borrow_mut() = Some(Home { target, files });
+        let sectors = part.sectors.unwrap_or(geometry.sectors.saturating_sub(part.first_sector));
+        let range = DiskRange::new(device, part.first_sector, sectors).map_err(FileSystemError::Disk)?;
+        let device: Rc<dyn BlockDevice> = Rc::new(range);
+        let files = Rc::new(FileSystem::open(DiskSource(Rc::clone(&device))).await?);
+        *self.home.borrow_mut() = Some(Home { part, device, files });
         Ok(())
     }
 
@@ -388,7 +399,7 @@ pub(crate) mod tests {
 
     /// A toolstack without a hypervisor, and with one file that is no kernel.
     pub fn toolstack(inventory: Inventory) -> Rc<Toolstack> {
-        Toolstack::new(StoreService::new(), Archive::of("notes", b"hello"), inventory)
+        Toolstack::new(StoreService::new(), Archive::of("notes", b"hello"), inventory, Rc::default())
     }
 
     impl Toolstack {

@@ -13,7 +13,7 @@ use hypercall_abi::{DomainId, MachineFrame, Port};
 use pv_runtime::xenbus::domain_path;
 
 use super::configuration::GuestConfiguration;
-use super::disk::GuestDisk;
+use super::disk::{GuestDisk, Target};
 use super::handle::Handle;
 use super::nic::{GuestNic, SWITCH};
 use crate::net::Vlan;
@@ -169,7 +169,7 @@ pub fn write_disk(nodes: &mut Nodes<'_>, guest: DomainId, disk: &GuestDisk) -> R
     })?;
     back.write("params", &disk.target)?;
     back.write("dev", &disk.name)?;
-    back.write("type", "phy")?;
+    back.write("type", if matches!(disk.target, Target::File(_)) { "file" } else { "phy" })?;
     back.write("mode", if disk.is_writable { "w" } else { "r" })?;
     back.write("device-type", "disk")?;
     back.write("bootable", 1)?;
