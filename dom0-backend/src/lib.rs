@@ -14,6 +14,9 @@ pub mod file_system;
 #[cfg(target_os = "none")]
 pub mod machine;
 pub mod net;
+#[cfg(target_os = "none")]
+mod random;
+pub mod remote;
 pub mod store;
 pub mod store_service;
 pub mod toolstack;

@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering;
 
 use hypercall_abi::{Errno, PAGE_SIZE};
 use pv_runtime::event_channel::EventChannel;
-use pv_runtime::executor::{now, select4, sleep_until, spawn, yield_now};
+use pv_runtime::executor::{now, select, select4, sleep_until, spawn, yield_now};
 use pv_runtime::grant::{CopyBatch, GrantMapping};
 use pv_runtime::memory::{PageRun, SharedMemory};
 use pv_runtime::time::time_stamp_counter;
@@ -23,7 +23,8 @@ use crate::block::{
     BlockDevice, IoError, Operation, Partition, SECTOR_SIZE, TABLE_SECTORS, partitions, transfer,
 };
 use crate::net::{Channel, Interface, Moderation, Platform, Switch};
-use crate::virtio_net::{self, VirtioNet};
+use crate::remote::Card;
+use crate::virtio_net::{self, Offloads, VirtioNet};
 use device_drivers::pci::{Address, ConfigPorts, report, scan};
 use device_drivers::start::{Interrupts, virtio_disk};
 use device_drivers::virtio::{DeviceKind, MappedRegisters, SetupError, connect};
@@ -76,14 +77,22 @@ pub struct Devices {
     pub disks: Vec<Disk>,
     /// The switch, if the machine has an interface for it.
     pub switch: Option<MachineSwitch>,
+    /// The network card that is dom0's own.
+    pub management: Option<Rc<ManagementCard>>,
+    /// Network cards that were found.
+    cards: usize,
 }
 
-/// Finds the machine's devices, tells the hypervisor of them, and starts those that there are drivers for.
+/// The network card by which dom0 itself is reached, and nobody else.
+pub type ManagementCard = Card<VirtioNet<MappedRegisters>>;
+
+/// Finds the machine's devices, tells the hypervisor of them, and starts those that there are drivers for. The network
+/// card called `management`, such as `nic1`, is kept for dom0 itself.
 ///
 /// # Errors
 ///
 /// [`Errno`] if the hypervisor lets us at no devices at all.
-pub async fn start_devices() -> Result<Devices, Errno> {
+pub async fn start_devices(management: Option<&str>) -> Result<Devices, Errno> {
     let config = ConfigPorts::open()?;
     let mut devices = Devices::default();
     for function in scan(&config) {
@@ -92,7 +101,15 @@ pub async fn start_devices() -> Result<Devices, Errno> {
         }
         let started = match DeviceKind::of(&function) {
             Some(DeviceKind::BLOCK) => start_disk(&config, function.address, &mut devices).await,
-            Some(DeviceKind::NETWORK) => start_interface(&config, function.address, &mut devices),
+            Some(DeviceKind::NETWORK) => {
+                let name = format!("nic{}", devices.cards);
+                devices.cards += 1;
+                if management == Some(name.as_str()) {
+                    start_management(&config, function.address, &mut devices)
+                } else {
+                    start_interface(&config, function.address, &mut devices)
+                }
+            }
             _ => continue,
         };
         if let Err(error) = started {
@@ -154,6 +171,35 @@ fn start_interface(config: &ConfigPorts, address: Address, devices: &mut Devices
         log::warn!("{address}: a second network interface is not used");
         return Ok(());
     }
+    let (interface, interrupts) = start_card(config, address, Offloads::Taken)?;
+    let mut switch = Switch::new([CopyBatch::new(), CopyBatch::new()], FRAME_BUFFERS);
+    switch.set_interface(interface);
+    let switch = Rc::new(RefCell::new(switch));
+    spawn(serve_interface(Rc::clone(&switch), interrupts));
+    devices.switch = Some(switch);
+    Ok(())
+}
+
+/// Starts a card for dom0 itself. What comes and goes there is little, so it is done without the card's help.
+fn start_management(config: &ConfigPorts, address: Address, devices: &mut Devices) -> Result<(), SetupError> {
+    let (interface, interrupts) = start_card(config, address, Offloads::Refused)?;
+    let card = Rc::new(Card::new(interface));
+    spawn(serve_management(Rc::clone(&card), interrupts));
+    devices.management = Some(card);
+    Ok(())
+}
+
+async fn serve_management(card: Rc<ManagementCard>, interrupts: Interrupts) {
+    loop {
+        select(interrupts.wait(RECEIVE), interrupts.wait(SEND)).await;
+        card.ring();
+    }
+}
+
+/// A network card and its interrupts.
+type StartedCard = (VirtioNet<MappedRegisters>, Interrupts);
+
+fn start_card(config: &ConfigPorts, address: Address, offloads: Offloads) -> Result<StartedCard, SetupError> {
     let interrupts = Interrupts::bind(config, address, 3)?;
     let transport = connect(config, address)?;
     let vectors = virtio_net::Vectors {
@@ -161,15 +207,10 @@ fn start_interface(config: &ConfigPorts, address: Address, devices: &mut Devices
         receive: interrupts.entry(RECEIVE),
         send: interrupts.entry(SEND),
     };
-    let interface = VirtioNet::start(transport, vectors)?;
+    let interface = VirtioNet::start(transport, vectors, offloads)?;
     let state = if interface.link_is_up() { "up" } else { "down" };
     log::info!("network interface at {address}: {}, link {state}", interface.address());
-    let mut switch = Switch::new([CopyBatch::new(), CopyBatch::new()], FRAME_BUFFERS);
-    switch.set_interface(interface);
-    let switch = Rc::new(RefCell::new(switch));
-    spawn(serve_interface(Rc::clone(&switch), interrupts));
-    devices.switch = Some(switch);
-    Ok(())
+    Ok((interface, interrupts))
 }
 
 async fn serve_interface(switch: MachineSwitch, interrupts: Interrupts) {

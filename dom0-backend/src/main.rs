@@ -4,17 +4,17 @@
 
 extern crate alloc;
 
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use dom0_backend::admin::{Admin, DeviceReports, run_script, talk};
+use dom0_backend::admin::{Admin, DeviceReports, MachineConsole, run_script, talk};
 use dom0_backend::archive::{self, Archive};
 use dom0_backend::backend;
 use dom0_backend::block::{BlockBackEnd, Images, VbdReport};
 use dom0_backend::machine::{Devices, Disk, Machine, check_disk, disk_partitions, start_devices};
 use dom0_backend::net::{NetworkBackEnd, VifReport};
+use dom0_backend::remote::{self, Place};
 use dom0_backend::store_service::StoreService;
 use dom0_backend::toolstack::{GuestConfiguration, Inventory, MachineDisk, Toolstack, look_after_guests};
 use pv_runtime::executor::spawn;
@@ -26,7 +26,9 @@ async fn main(info: &'static BootInfo) {
     let archive = open_archive(info);
     let script = archive.file(archive::EXEC).and_then(|bytes| core::str::from_utf8(bytes).ok());
     let service = StoreService::new();
-    let devices = start_machine(info).await;
+    let place = remote_place(info);
+    let mut devices = start_machine(info, place.as_ref()).await;
+    let management = devices.management.take();
     let mut disks = Vec::new();
     for disk in &devices.disks {
         disks.push(machine_disk(disk).await);
@@ -47,20 +49,37 @@ async fn main(info: &'static BootInfo) {
         start_guest(&toolstack).await;
     }
     toolstack.start_automatic().await;
-    let admin = Admin::new(toolstack, Box::new(back_ends), info, script.is_none());
+    let terminal = Rc::new(MachineConsole { has_person: script.is_none() });
+    let admin = Admin::new(Rc::clone(&toolstack), Rc::new(back_ends), info, terminal.clone());
+    if let Some(place) = place {
+        let started = match management {
+            Some(card) => remote::start(&toolstack, admin.at(terminal), card, place.plan)
+                .await
+                .map_err(|error| format!("{error}")),
+            None => Err(format!("the machine has no network card {}", place.card)),
+        };
+        if let Err(error) = started {
+            println!("error: no remote administration: {error}");
+        }
+    }
     match script {
         Some(script) => run_script(&admin, script).await,
         None => {
-            if let Err(errno) = talk(&admin).await {
-                println!("error: the terminal cannot be read: {errno}");
-            }
+            talk(&admin).await;
+            println!("error: the terminal cannot be read");
         }
     }
 }
 
+/// Where remote administration is to take place, if it is.
+fn remote_place(info: &BootInfo) -> Option<Place> {
+    let text = info.option("ssh")?;
+    Place::parse(text).inspect_err(|error| println!("error: ssh={text}: {error}")).ok()
+}
+
 /// The machine's devices; none of them if the hypervisor does not let us.
-async fn start_machine(info: &BootInfo) -> Devices {
-    let devices = start_devices().await.unwrap_or_else(|errno| {
+async fn start_machine(info: &BootInfo, place: Option<&Place>) -> Devices {
+    let devices = start_devices(place.map(|place| place.card.as_str())).await.unwrap_or_else(|errno| {
         println!("error: the machine's devices cannot be reached: {errno}");
         Devices::default()
     });

@@ -35,8 +35,8 @@ const HOST_TSO6: u64 = 1 << 12;
 const MRG_RXBUF: u64 = 1 << 15;
 const STATUS: u64 = 1 << 16;
 
-const WANTED: u64 =
-    CSUM | GUEST_CSUM | MAC | HOST_TSO4 | HOST_TSO6 | MRG_RXBUF | STATUS | feature::EVENT_INDEX;
+const PLAIN: u64 = MAC | STATUS | feature::EVENT_INDEX;
+const OFFLOADS: u64 = CSUM | GUEST_CSUM | HOST_TSO4 | HOST_TSO6 | MRG_RXBUF;
 /// Large frames, which only fit if they may fill several buffers.
 const LARGE_FRAMES: u64 = GUEST_TSO4 | GUEST_TSO6;
 
@@ -73,6 +73,15 @@ pub struct Vectors {
     pub send: u16,
 }
 
+/// Whether a card is to do checksums and segmentation for us, and may leave them to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offloads {
+    /// As far as it can.
+    Taken,
+    /// Not at all: frames are as on the wire.
+    Refused,
+}
+
 /// A queue and its doorbell.
 #[derive(Debug)]
 struct Queue {
@@ -99,9 +108,13 @@ impl<R: Registers> VirtioNet<R> {
     /// # Errors
     ///
     /// [`SetupError`].
-    pub fn start(transport: Transport<R>, vectors: Vectors) -> Result<Self, SetupError> {
+    pub fn start(transport: Transport<R>, vectors: Vectors, offloads: Offloads) -> Result<Self, SetupError> {
         let large = if transport.offered_features() & MRG_RXBUF != 0 { LARGE_FRAMES } else { 0 };
-        let features = transport.negotiate(WANTED | large)?;
+        let wanted = match offloads {
+            Offloads::Taken => PLAIN | OFFLOADS | large,
+            Offloads::Refused => PLAIN,
+        };
+        let features = transport.negotiate(wanted)?;
         let address = if features & MAC != 0 { read_address(&transport)? } else { ADDRESS_IF_NONE };
         transport.set_configuration_vector(vectors.configuration)?;
         let receive = start_queue(&transport, RECEIVE_QUEUE, features, vectors.receive)?;

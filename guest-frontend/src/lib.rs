@@ -7,7 +7,6 @@
 //!
 //! ```text
 //!   apps        a command shell, and workloads that print what a test can compare
-//!   stack       TCP/IP (smoltcp), sockets as futures
 //!   net, block  front halves of vif and vbd: pure queues over `ring`, and drivers that connect them
 //!   bench       what things cost, in ticks
 //!   lifecycle   how a front end comes, goes and comes back
@@ -27,6 +26,5 @@ pub mod command_line;
 pub mod fault;
 pub mod lifecycle;
 pub mod net;
-pub mod stack;
 #[cfg(test)]
 mod testing;

@@ -13,7 +13,7 @@
 
 use guest_frontend::apps::{self, command::ECHO_PORT, machine::Machine};
 use guest_frontend::command_line::quoted_option;
-use guest_frontend::stack::AddressPlan;
+use ip_stack::AddressPlan;
 use pv_runtime::executor::spawn;
 use pv_runtime::xenbus::{RingTransport, Store};
 use pv_runtime::{BootInfo, println};

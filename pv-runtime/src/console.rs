@@ -5,7 +5,7 @@
 //! bounded size. Writing never waits.
 
 use alloc::collections::VecDeque;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::fmt::{self, Write};
 use core::future::poll_fn;
 use core::task::{Context, Poll};
@@ -190,12 +190,23 @@ impl Console {
     ///
     /// `EIO` if the other end broke the ring.
     pub async fn read(&self, into: &mut [u8]) -> Result<usize, Errno> {
+        poll_fn(|context| self.poll_read(context, into)).await
+    }
+
+    /// The same, step by step.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn poll_read(&self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<Result<usize, Errno>> {
         loop {
             let count = DEVICE.with(|device| device.borrow_mut().read(into))?;
             if count != 0 || into.is_empty() {
-                return Ok(count);
+                return Poll::Ready(Ok(count));
             }
-            poll_fn(|context| INPUT.with(|input| input.poll_wait(context))).await;
+            if INPUT.with(|input| input.poll_wait(context)).is_pending() {
+                return Poll::Pending;
+            }
         }
     }
 
@@ -277,12 +288,26 @@ pub(crate) fn flush() {
     }
 }
 
+kernel_local! {
+    static QUIET: Cell<Option<&'static str>> = Cell::new(None);
+}
+
+/// Shows messages of this crate only where all debugging messages are shown: somebody else decides how many there are.
+pub fn quieten(name: &'static str) {
+    QUIET.with(|quiet| quiet.set(Some(name)));
+}
+
+fn is_quiet(target: &str) -> bool {
+    let name = QUIET.with(Cell::get);
+    log::max_level() < LevelFilter::Debug && name.is_some_and(|name| target.split("::").next() == Some(name))
+}
+
 /// Sends `log` records to the console.
 struct Logger;
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        metadata.level() <= log::max_level() && !is_quiet(metadata.target())
     }
 
     fn log(&self, record: &Record<'_>) {

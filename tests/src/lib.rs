@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod pattern;
 pub mod program;
 pub mod prompt;
+pub mod remote;
 pub mod report;
 pub mod service;
 pub mod stock;

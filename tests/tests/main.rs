@@ -17,5 +17,6 @@ mod own_kernel;
 mod peer;
 mod processors;
 mod prompt;
+mod remote;
 mod toolstack;
 mod trials;

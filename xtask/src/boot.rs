@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use crate::build::Images;
 use crate::bundle;
 use crate::machine::Machine;
+use crate::private;
 use crate::scratch::Scratch;
 
 /// Tells Weir which port ends QEMU with a status; every machine of ours has it.
@@ -36,7 +37,7 @@ pub fn on_weir(load: Load<'_>, scratch: &Scratch) -> Result<Machine> {
     let dom0 =
         fs::read(&load.images.dom0).with_context(|| format!("cannot read {}", load.images.dom0.display()))?;
     let path = scratch.join("bundle");
-    fs::write(&path, bundle::bundle(&[&dom0, load.archive])).context("cannot write the boot bundle")?;
+    private::write(&path, &bundle::bundle(&[&dom0, load.archive]))?;
     let own = format!("{DEBUG_EXIT} {}", load.hypervisor_words.unwrap_or_default());
     Ok(Machine::with_kernel(&load.images.weir)
         .module(&path)
@@ -46,7 +47,7 @@ pub fn on_weir(load: Load<'_>, scratch: &Scratch) -> Result<Machine> {
 /// A machine that boots domain 0 on the Xen in the file `xen`; its boot files go to `scratch`.
 pub fn on_xen(xen: &Path, load: Load<'_>, scratch: &Scratch) -> Result<Machine> {
     let path = scratch.join("archive.tar");
-    fs::write(&path, load.archive).context("cannot write the boot archive")?;
+    private::write(&path, load.archive)?;
     let modules =
         [multiboot_module(&load.images.dom0, load.dom0_words), multiboot_module(&path, "")].join(",");
     Ok(Machine::with_kernel(xen)

@@ -64,12 +64,17 @@ fn pad(bytes: &mut Vec<u8>) {
 
 /// The boot archive of an ordinary start: the guest's kernel and, if there are any, commands to run.
 pub fn boot_archive(images: &Images, commands: &[String]) -> Result<Vec<u8>> {
+    boot_files(images, commands)?.finish()
+}
+
+/// The same, for more files to be added.
+pub fn boot_files(images: &Images, commands: &[String]) -> Result<Archive> {
     let mut archive = Archive::new();
     archive.add_file(GUEST, &images.guest)?;
     if !commands.is_empty() {
         archive.add_commands(commands)?;
     }
-    archive.finish()
+    Ok(archive)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::build;
 use crate::bundle;
 use crate::check;
 use crate::consent::Consent;
+use crate::ctl;
 use crate::disk;
 use crate::image;
 use crate::progress;
@@ -48,6 +49,19 @@ Exit status with --exec, --kernel or --debian:
   124  the time was up
   125  the machine itself failed, or could not be started";
 
+const CTL_NOTES: &str = "\
+Examples:
+  cargo xtask ctl -- list --json
+  cargo xtask ctl -- guest-run web \"disk-hash 0 1M\"
+  cargo xtask ctl -- console web             (Ctrl-] leaves it)
+  cargo xtask ctl                            (domain 0's prompt; exit or Ctrl-D leaves it)
+
+Exit status:
+  0    the command succeeded
+  1    it failed
+  2    it is no command
+  255  domain 0 could not be reached";
+
 const BENCH_NOTES: &str = "\
 Exit status:
   0    everything was measured (whether goals are met is in the table)
@@ -62,6 +76,9 @@ enum Task {
     /// Boot Weir in QEMU, on this terminal or to execute commands in domain 0.
     #[command(after_help = RUN_NOTES)]
     Run(run::Options),
+    /// Run a command in domain 0 of a machine that `run` has started, or open its prompt there.
+    #[command(after_help = CTL_NOTES)]
+    Ctl(ctl::Options),
     /// Make a bootable ISO file (GRUB; BIOS and UEFI).
     Image(image::Options),
     /// Write the boot bundle, to be given to QEMU as -initrd beside -kernel weir.
@@ -94,7 +111,11 @@ enum Task {
 /// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
     let line = CommandLine::parse();
-    let on_error = if matches!(line.task, Task::Run(_)) { run::BROKEN } else { 1 };
+    let on_error = match line.task {
+        Task::Run(_) => run::BROKEN,
+        Task::Ctl(_) => ctl::UNREACHABLE,
+        _ => 1,
+    };
     match line.task.perform(&Workspace::locate(), Consent::detect(line.yes)) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -117,6 +138,7 @@ impl Task {
                 build::report(workspace)?;
             }
             Self::Run(options) => return run::run(workspace, &options, consent),
+            Self::Ctl(options) => return ctl::ctl(workspace, &options, consent),
             Self::Image(options) => {
                 setup::ensure(workspace, consent)?;
                 println!("{}", image::make(workspace, &options, consent)?.display());

@@ -9,8 +9,8 @@
 //!   [`image`] (an ISO file);
 //! - *what is done with it*: [`machine`] starts QEMU and talks to its serial console, [`boot`] knows how our kernels
 //!   are started, [`peer`] is Debian's Xen for comparison, [`exec`] understands what domain 0 prints around each command,
-//!   [`guest`] brings up a kernel of the user's own and [`debian`] makes one; [`run`], [`mod@bench`], [`check`] and [`mod@test`]
-//!   are the commands on top.
+//!   [`guest`] brings up a kernel of the user's own and [`debian`] makes one, [`remote`] is the way to domain 0 by SSH;
+//!   [`run`], [`ctl`], [`mod@bench`], [`check`] and [`mod@test`] are the commands on top.
 //!
 //! The integration tests drive QEMU through the very same [`machine`].
 
@@ -23,6 +23,7 @@ pub mod check;
 pub mod cli;
 pub mod command;
 pub mod consent;
+pub mod ctl;
 pub mod debian;
 pub mod disk;
 pub mod disk_image;
@@ -34,8 +35,10 @@ pub mod machine;
 pub mod packages;
 pub mod pattern;
 pub mod peer;
+mod private;
 pub mod progress;
 pub mod qemu;
+pub mod remote;
 pub mod run;
 pub mod scratch;
 pub mod setup;

@@ -27,6 +27,7 @@ use crate::exec::{self, Frames, Line};
 use crate::guest::{self, Checked, Guest, Input};
 use crate::machine::{DEFAULT_MEMORY_MIB, Ending, Exit, Machine, Running};
 use crate::progress;
+use crate::remote::{self, Note, Remote};
 use crate::scratch::Scratch;
 use crate::setup;
 use crate::workspace::Workspace;
@@ -75,6 +76,10 @@ pub struct Options {
     /// Forward a port of this computer, as in QEMU: tcp::2222-:22; may be given several times.
     #[arg(long, value_name = "RULE")]
     pub hostfwd: Vec<String>,
+    /// The port of this computer by which `cargo xtask ctl` and any SSH client reach domain 0 [default: a free one; none
+    /// with --exec, --icount or --xen].
+    #[arg(long, value_name = "PORT")]
+    pub ssh_port: Option<u16>,
     /// Start this Xen hypervisor (an ELF file) instead of Weir, with the same domain 0.
     #[arg(long, value_name = "FILE")]
     pub xen: Option<PathBuf>,
@@ -126,10 +131,12 @@ fn run_dom0(workspace: &Workspace, options: &Options, consent: Consent) -> Resul
         disks.push(DiskImage::writable(disk::ensure_default(workspace)?));
     }
     let scratch = Scratch::create(&workspace.work(), "run")?;
-    let machine = machine(&images, &disks, &scratch, options)?;
+    let access = options.access(workspace, consent)?;
+    let machine = machine(&images, &disks, &scratch, options, access.as_ref())?;
     if options.verbose {
         progress::detail(machine.shown());
     }
+    let _note = access.map(|access| access.note()).transpose()?;
     if options.exec.is_empty() { interactive(&machine) } else { execute(&machine, options) }
 }
 
@@ -150,10 +157,12 @@ fn run_guest(workspace: &Workspace, mut guest: Guest, options: &Options, consent
     let guest = guest.check()?;
     setup::ensure(workspace, consent)?;
     let images = build::build(workspace)?;
-    let machine = guest_machine(&images, &guest, &scratch, options)?;
+    let access = options.access(workspace, consent)?;
+    let machine = guest_machine(&images, &guest, &scratch, options, access.as_ref())?;
     if options.verbose {
         progress::detail(machine.shown());
     }
+    let _note = access.map(|access| access.note()).transpose()?;
     match guest.guest.last_disk() {
         Some(disk) if !options.exec.is_empty() => {
             debian::commands::run(&machine, &disk, options.exec.len(), options.verbose)
@@ -162,7 +171,40 @@ fn run_guest(workspace: &Workspace, mut guest: Guest, options: &Options, consent
     }
 }
 
+/// The way by which domain 0 is administered from outside.
+struct Access {
+    remote: Remote,
+    port: u16,
+}
+
+impl Access {
+    /// What domain 0 is told, on a machine with so many cards of other use.
+    fn words(&self, cards: usize) -> String {
+        format!("ssh=nic{cards}")
+    }
+
+    /// Notes the way, and tells of it.
+    fn note(&self) -> Result<Note> {
+        progress::stage(format_args!(
+            "domain 0 can be administered by `cargo xtask ctl` (port {})",
+            self.port
+        ));
+        self.remote.note(self.port)
+    }
+}
+
 impl Options {
+    /// The way to domain 0, where somebody may want it: not while commands are run or instructions are counted.
+    fn access(&self, workspace: &Workspace, consent: Consent) -> Result<Option<Access>> {
+        if !self.exec.is_empty() || self.icount || self.xen.is_some() {
+            return Ok(None);
+        }
+        let remote = Remote::of(workspace);
+        remote.ensure(consent)?;
+        let port = self.ssh_port.map_or_else(remote::free_port, Ok)?;
+        Ok(Some(Access { remote, port }))
+    }
+
     /// The guest that is asked for, if one is.
     fn guest(&self, workspace: &Workspace) -> Result<Option<Guest>> {
         if self.kernel.is_none() && !self.debian {
@@ -223,6 +265,13 @@ impl Options {
         })
     }
 
+    /// What domain 0 is told on a machine with so many cards of other use; its keys go to the archive.
+    fn dom0_words(&self, archive: &mut Archive, access: Option<&Access>, cards: usize) -> Result<String> {
+        let Some(access) = access else { return Ok(self.dom0_cmdline.clone()) };
+        access.remote.add_to(archive)?;
+        Ok(format!("{} {}", access.words(cards), self.dom0_cmdline))
+    }
+
     /// QEMU's network, with the ports that are forwarded.
     fn network(&self) -> String {
         let mut network = "user".to_owned();
@@ -247,20 +296,33 @@ impl Options {
 }
 
 /// The machine that the options describe; its boot files go to `scratch`.
-fn machine(images: &Images, disks: &[DiskImage], scratch: &Scratch, options: &Options) -> Result<Machine> {
-    let archive = bundle::boot_archive(images, &options.exec)?;
+fn machine(
+    images: &Images,
+    disks: &[DiskImage],
+    scratch: &Scratch,
+    options: &Options,
+    access: Option<&Access>,
+) -> Result<Machine> {
+    let mut archive = bundle::boot_files(images, &options.exec)?;
+    let dom0_words = options.dom0_words(&mut archive, access, 1)?;
     let hypervisor_words = options.cmdline.as_deref();
-    let load = Load { images, archive: &archive, hypervisor_words, dom0_words: &options.dom0_cmdline };
+    let load = Load { images, archive: &archive.finish()?, hypervisor_words, dom0_words: &dom0_words };
     let machine = match &options.xen {
         None => boot::on_weir(load, scratch)?,
         Some(xen) => boot::on_xen(xen, load, scratch)?,
     };
     let machine = machine.memory_mib(options.memory.unwrap_or(DEFAULT_MEMORY_MIB)).network(options.network());
-    Ok(options.complete(machine, disks))
+    Ok(options.complete(connected(machine, access), disks))
 }
 
 /// The machine whose domain 0 makes this guest; its boot files go to `scratch`.
-fn guest_machine(images: &Images, guest: &Checked, scratch: &Scratch, options: &Options) -> Result<Machine> {
+fn guest_machine(
+    images: &Images,
+    guest: &Checked,
+    scratch: &Scratch,
+    options: &Options,
+    access: Option<&Access>,
+) -> Result<Machine> {
     let mut archive = Archive::new();
     for (name, content) in guest.files() {
         archive.add(name, content)?;
@@ -269,7 +331,8 @@ fn guest_machine(images: &Images, guest: &Checked, scratch: &Scratch, options: &
     // The console is the guest's: the others speak only if something is wrong, or if they are asked to.
     let level = if options.verbose { "info" } else { "error" };
     let hypervisor_words = format!("dom0_mem={}M loglevel={level}", guest.dom0_memory_mib());
-    let dom0_words = format!("noguest log={level} {}", options.dom0_cmdline);
+    let cards = usize::from(guest.guest.nics > 0);
+    let dom0_words = format!("noguest log={level} {}", options.dom0_words(&mut archive, access, cards)?);
     let load = Load {
         images,
         archive: &archive.finish()?,
@@ -279,8 +342,16 @@ fn guest_machine(images: &Images, guest: &Checked, scratch: &Scratch, options: &
     let memory =
         u32::try_from(guest.machine_memory_mib()).context("the machine would need too much memory")?;
     let machine = boot::on_weir(load, scratch)?.memory_mib(memory);
-    let machine = if guest.guest.nics > 0 { machine.network(options.network()) } else { machine };
-    Ok(options.complete(machine, &guest.guest.disks))
+    let machine = if cards > 0 { machine.network(options.network()) } else { machine };
+    Ok(options.complete(connected(machine, access), &guest.guest.disks))
+}
+
+/// The machine with the card by which domain 0 is administered.
+fn connected(machine: Machine, access: Option<&Access>) -> Machine {
+    match access {
+        Some(access) => Remote::connect(machine, access.port),
+        None => machine,
+    }
 }
 
 fn time_limit(options: &Options, somebody_watches: bool) -> Option<Duration> {
@@ -408,7 +479,7 @@ mod tests {
     fn arguments(words: &[&str]) -> String {
         let scratch = Scratch::create(&std::env::temp_dir(), "weir-run").unwrap();
         let disks = [DiskImage::writable("/d")];
-        let machine = machine(&images(&scratch), &disks, &scratch, &options(words)).unwrap();
+        let machine = machine(&images(&scratch), &disks, &scratch, &options(words), None).unwrap();
         machine.shown().replace(&scratch.path().display().to_string(), "S")
     }
 

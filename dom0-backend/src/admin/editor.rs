@@ -15,6 +15,7 @@ const REMEMBERED: usize = 32;
 
 const CONTROL_A: u8 = 0x01;
 const CONTROL_C: u8 = 0x03;
+const CONTROL_D: u8 = 0x04;
 const CONTROL_E: u8 = 0x05;
 const BACKSPACE: u8 = 0x08;
 const TAB: u8 = 0x09;
@@ -43,6 +44,8 @@ pub enum Edited {
     Line(String),
     /// The line is complete, and has more characters than [`LONGEST`]: so many. Nothing of it is kept.
     TooLong(usize),
+    /// Ctrl-D was typed where there is nothing else.
+    End,
     /// What is left of the cursor is to be gone on with: see [`LineEditor::complete`].
     Complete(String),
 }
@@ -90,6 +93,7 @@ impl LineEditor {
             b'\n' if after_return => Edited::Show(String::new()),
             b'\r' | b'\n' => self.finish(),
             b' '..=b'~' => Edited::Show(self.insert(byte)),
+            CONTROL_D if self.line.is_empty() => Edited::End,
             TAB => Edited::Complete(String::from(&self.line[..self.cursor])),
             _ => Edited::Show(self.control(byte)),
         }
@@ -236,13 +240,21 @@ mod tests {
     fn typed(editor: &mut LineEditor, text: &str) -> Vec<String> {
         let lines = text.bytes().filter_map(|byte| match editor.push(byte) {
             Edited::Line(line) => Some(line),
-            Edited::Show(_) | Edited::Complete(_) | Edited::TooLong(_) => None,
+            Edited::Show(_) | Edited::Complete(_) | Edited::TooLong(_) | Edited::End => None,
         });
         lines.collect()
     }
 
     fn lines(text: &str) -> Vec<String> {
         typed(&mut LineEditor::new("> "), text)
+    }
+
+    #[test]
+    fn control_d_ends_only_where_nothing_is_typed() {
+        let mut editor = LineEditor::new("> ");
+        assert_eq!(editor.push(CONTROL_D), Edited::End);
+        editor.push(b'a');
+        assert_ne!(editor.push(CONTROL_D), Edited::End);
     }
 
     #[test]

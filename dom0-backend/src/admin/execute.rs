@@ -7,10 +7,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use pv_runtime::executor::{sleep, yield_now};
+use pv_runtime::executor::{sleep, spawn, yield_now};
+use pv_runtime::hypercall;
 use pv_runtime::memory::page_count;
 use pv_runtime::power::{Shutdown, shutdown};
-use pv_runtime::{hypercall, print, println};
 use serde_json::{Value, json};
 
 use super::Admin;
@@ -29,6 +29,8 @@ use crate::toolstack::{Described, Guest, GuestConfiguration, GuestDisk, GuestNic
 
 /// How long guests may take to end when the machine is to be switched off.
 const POWER_OFF_TIME: Duration = Duration::from_secs(30);
+/// How long after the answer to it the machine is switched off.
+const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
 /// How long `shutdown -w` and `reboot -w` wait.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(60);
 
@@ -50,24 +52,31 @@ impl Admin {
             Ok(command) => self.run(command, order.wants_json).await,
             Err(misunderstood) => Err(Failure::misused(&misunderstood.0)),
         };
+        let terminal = &self.terminal;
         match (outcome, order.wants_json) {
             (Ok(answer), true) => {
-                println!("{}", answer.line(&order.name));
+                terminal.print(format_args!("{}\n", answer.line(&order.name)));
                 answer.status
             }
             (Ok(answer), false) => {
-                answer.warnings.iter().for_each(|warning| println!("warning: {warning}"));
-                print!("{}", answer.text);
+                self.warn(&answer.warnings);
+                terminal.write(answer.text.as_bytes());
                 answer.status
             }
             (Err(failure), true) => {
-                println!("{}", failure.line(&order.name));
+                terminal.print(format_args!("{}\n", failure.line(&order.name)));
                 failure.status
             }
             (Err(failure), false) => {
-                println!("error: {}", failure.message);
+                terminal.print(format_args!("error: {}\n", failure.message));
                 failure.status
             }
+        }
+    }
+
+    fn warn(&self, warnings: &[String]) {
+        for warning in warnings {
+            self.terminal.print(format_args!("warning: {warning}\n"));
         }
     }
 
@@ -84,7 +93,7 @@ impl Admin {
             }
             Command::Pause(guest) => self.pause(&guest),
             Command::Unpause(guest) => self.unpause(&guest),
-            Command::Attach(guest) if self.is_interactive && !wants_json => {
+            Command::Attach(guest) if self.terminal.is_interactive() && !wants_json => {
                 self.attach(&*self.console(&guest)?).await?;
                 done()
             }
@@ -126,6 +135,9 @@ impl Admin {
             Command::Bench(_) | Command::BenchTraffic(_) | Command::BenchIo(_) if wants_json => {
                 Err(Failure::new("no-json", "there is JSON of it from `cargo xtask bench micro --json` only"))
             }
+            Command::Bench(_) | Command::BenchTraffic(_) if self.terminal.can_be_left() => {
+                Err(Failure::new("no-console", "bench prints on the machine's console: run it there"))
+            }
             Command::Bench(guest) => {
                 bench::micro(&self.toolstack, guest.as_deref()).await?;
                 done()
@@ -139,7 +151,7 @@ impl Admin {
                 done()
             }
             Command::Top { pause, times, is_batch } => {
-                self.top(pause, times, is_batch || !self.is_interactive, wants_json).await
+                self.top(pause, times, is_batch || !self.terminal.is_screen(), wants_json).await
             }
             Command::Drill(rounds) => self.drill(rounds).await,
             Command::Sleep(time) => {
@@ -220,7 +232,7 @@ impl Admin {
         }
         let guest = self.toolstack.create(&described.configuration).await?;
         if order.attaches && !wants_json {
-            described.warnings.iter().for_each(|warning| println!("warning: {warning}"));
+            self.warn(&described.warnings);
             self.attend(guest).await?;
             return done();
         }
@@ -310,7 +322,7 @@ impl Admin {
         let mut lines = Vec::new();
         let status = run_command(&console, command, limit, |line| match wants_json {
             true => lines.push(line.trim_end().to_owned()),
-            false => print!("{line}"),
+            false => self.terminal.write(line.as_bytes()),
         });
         let status = status.await.map_err(|error| Failure::new("guest", format!("{name}: {error}")))?;
         let answer = Answer::new("", json!({ "lines": lines, "status": status }));
@@ -369,7 +381,15 @@ impl Admin {
 
     async fn power_off(&self) -> Outcome {
         self.toolstack.end_all(POWER_OFF_TIME).await;
-        println!("switching the machine off");
+        self.terminal.write(b"switching the machine off\n");
+        if self.terminal.can_be_left() {
+            // Who asked is to hear that it is done.
+            spawn(async {
+                sleep(LAST_WORDS_TIME).await;
+                shutdown(Shutdown::PowerOff)
+            });
+            return done();
+        }
         yield_now().await;
         shutdown(Shutdown::PowerOff)
     }
@@ -408,6 +428,7 @@ fn counters() -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::MachineConsole;
     use crate::admin::answer::{FAILED, MISUSED, SUCCEEDED};
     use crate::admin::devices::tests::NoReports;
     use crate::toolstack::{Inventory, Toolstack, tests::toolstack};
@@ -429,7 +450,8 @@ mod tests {
             domain_id: DomainId::ZERO,
             hypervisor_version: (4, 17),
         }));
-        Admin::new(Rc::clone(toolstack), Box::new(NoReports), info, false)
+        let terminal = Rc::new(MachineConsole { has_person: false });
+        Admin::new(Rc::clone(toolstack), Rc::new(NoReports), info, terminal)
     }
 
     /// The statuses of lines, one after the other.

@@ -19,11 +19,11 @@ pub mod parse;
 mod prompt;
 mod script;
 pub(crate) mod store_tree;
+mod terminal;
 mod top;
 pub mod usage;
 pub mod words;
 
-use alloc::boxed::Box;
 use alloc::rc::Rc;
 
 use pv_runtime::BootInfo;
@@ -31,27 +31,33 @@ use pv_runtime::BootInfo;
 use crate::toolstack::Toolstack;
 
 pub use devices::DeviceReports;
-pub use prompt::talk;
+pub use prompt::{read_lines, talk};
 pub use script::run_script;
+pub use terminal::{MachineConsole, Terminal};
 
-/// What commands work on.
+/// What commands work on, and where they are given.
 pub struct Admin {
     toolstack: Rc<Toolstack>,
-    reports: Box<dyn DeviceReports>,
+    reports: Rc<dyn DeviceReports>,
     info: &'static BootInfo,
-    /// Whether a person is at the terminal, so that a command may take it over.
-    is_interactive: bool,
+    terminal: Rc<dyn Terminal>,
 }
 
 impl Admin {
-    /// For a person at the terminal, or for a script.
+    /// For who is at a terminal.
     pub fn new(
         toolstack: Rc<Toolstack>,
-        reports: Box<dyn DeviceReports>,
+        reports: Rc<dyn DeviceReports>,
         info: &'static BootInfo,
-        is_interactive: bool,
+        terminal: Rc<dyn Terminal>,
     ) -> Self {
-        Self { toolstack, reports, info, is_interactive }
+        Self { toolstack, reports, info, terminal }
+    }
+
+    /// The same for who is at another terminal.
+    pub fn at(&self, terminal: Rc<dyn Terminal>) -> Self {
+        let (toolstack, reports) = (Rc::clone(&self.toolstack), Rc::clone(&self.reports));
+        Self { toolstack, reports, info: self.info, terminal }
     }
 
     /// What commands work on.

@@ -31,9 +31,9 @@ const SOME_FAILED: u8 = 0x11;
 pub async fn run_script(admin: &Admin, script: &str) {
     let mut value = ALL_SUCCEEDED;
     for (number, command) in commands(script).enumerate() {
-        println!("@exec-begin {number} {command}");
+        admin.terminal.print(format_args!("@exec-begin {number} {command}\n"));
         let status = admin.run_line(command).await;
-        println!("@exec-end {number} {status}");
+        admin.terminal.print(format_args!("@exec-end {number} {status}\n"));
         if status != 0 {
             value = SOME_FAILED;
         }

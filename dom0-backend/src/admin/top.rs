@@ -10,9 +10,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use hypercall_abi::{DomainId, Errno, PAGE_SIZE};
-use pv_runtime::console::Console;
 use pv_runtime::executor::{Either, now, select, sleep};
-use pv_runtime::{print, println};
 use serde_json::{Value, json};
 
 use super::Admin;
@@ -68,12 +66,12 @@ impl Admin {
         wants_json: bool,
     ) -> Result<Answer, Failure> {
         // Where nobody could end it, once is enough.
-        let times = times.or_else(|| (wants_json || !self.is_interactive).then_some(1));
+        let times = times.or_else(|| (wants_json || !self.terminal.is_screen()).then_some(1));
         let mut rounds = Vec::new();
         let mut before = self.look_around()?;
         while times.is_none_or(|times| (rounds.len() as u32) < times) {
             let is_quit =
-                if is_batch || wants_json { wait(pause).await } else { wait_for_key(pause).await? };
+                if is_batch || wants_json { wait(pause).await } else { self.wait_for_key(pause).await? };
             if is_quit {
                 break;
             }
@@ -81,13 +79,31 @@ impl Admin {
             let round = Round { before: &before, after: &after };
             match (wants_json, is_batch) {
                 (true, _) => {}
-                (false, true) => println!("{}", round.text()),
-                (false, false) => print!("{CLEAR}{}", round.text()),
+                (false, true) => self.terminal.print(format_args!("{}\n", round.text())),
+                (false, false) => self.terminal.print(format_args!("{CLEAR}{}", round.text())),
             }
+            self.terminal.drained().await?;
             rounds.push(if wants_json { round.facts() } else { Value::Null });
             before = after;
         }
         Ok(Answer::new("", if wants_json { Value::Array(rounds) } else { Value::Null }))
+    }
+
+    /// Waits for the time to be over, or for a key that ends the whole.
+    async fn wait_for_key(&self, pause: Duration) -> Result<bool, Errno> {
+        let end = now() + pause;
+        loop {
+            let mut typed = [0; 16];
+            match select(self.terminal.read(&mut typed), sleep(end.saturating_sub(now()))).await {
+                Either::First(count) => {
+                    let typed = &typed[..count?];
+                    if typed.is_empty() || typed.iter().any(|byte| QUIT.contains(byte)) {
+                        return Ok(true);
+                    }
+                }
+                Either::Second(()) => return Ok(false),
+            }
+        }
     }
 
     fn look_around(&self) -> Result<Look, Errno> {
@@ -133,23 +149,6 @@ impl Admin {
 async fn wait(pause: Duration) -> bool {
     sleep(pause).await;
     false
-}
-
-/// Waits for the time to be over, or for a key that ends the whole.
-async fn wait_for_key(pause: Duration) -> Result<bool, Errno> {
-    let end = now() + pause;
-    loop {
-        let mut typed = [0; 16];
-        match select(Console.read(&mut typed), sleep(end.saturating_sub(now()))).await {
-            Either::First(count) => {
-                let typed = &typed[..count?];
-                if typed.iter().any(|byte| QUIT.contains(byte)) {
-                    return Ok(true);
-                }
-            }
-            Either::Second(()) => return Ok(false),
-        }
-    }
 }
 
 /// Two looks.

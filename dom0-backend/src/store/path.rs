@@ -130,7 +130,10 @@ impl Path {
 
     /// How many levels below the top the path lies: none for the root.
     pub(super) fn depth(&self) -> usize {
-        self.names_below_top().count()
+        match self.as_str() {
+            "/" => 0,
+            path => path.bytes().filter(|byte| *byte == b'/').count(),
+        }
     }
 
     /// The name at which the path starts: empty for the root.
@@ -150,7 +153,26 @@ impl Path {
 
     /// The names on the way from the top down to the node.
     pub(super) fn names_below_top(&self) -> impl Iterator<Item = &str> {
-        self.0.trim_end_matches('/').split('/').skip(1)
+        let first = self.0.bytes().position(|byte| byte == b'/');
+        Names(first.and_then(|slash| self.0.get(slash + 1..)).unwrap_or_default())
+    }
+}
+
+/// The names of a path that are left to go through. Every operation walks along paths, several times, so this goes
+/// byte by byte; splitting at a character costs a multiple.
+struct Names<'a>(&'a str);
+
+impl<'a> Iterator for Names<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let end = self.0.bytes().position(|byte| byte == b'/').unwrap_or(self.0.len());
+        let (name, rest) = self.0.split_at(end);
+        self.0 = rest.get(1..).unwrap_or_default();
+        Some(name)
     }
 }
 
@@ -268,6 +290,9 @@ mod tests {
         assert_eq!(parent("@a"), None);
         assert_eq!(path("/a/bc").name(), "bc");
         assert_eq!(path("/").name(), "");
+        let names = |text: &str| path(text).names_below_top().map(String::from).collect::<Vec<_>>();
+        assert_eq!((names("/"), names("@a")), (Vec::new(), Vec::new()));
+        assert_eq!(names("/a/bc/d"), ["a", "bc", "d"]);
         assert_eq!((path("/").depth(), path("/a/b").depth(), path("@a").depth()), (0, 2, 0));
         let ancestors: Vec<_> = path("/a/b").ancestors().map(str::to_owned).collect();
         assert_eq!(ancestors, ["/a/b", "/a", "/"]);

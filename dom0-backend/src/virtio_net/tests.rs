@@ -25,7 +25,7 @@ fn device(features: u64) -> Device {
     let notify = Rc::new(FakeRegisters::new(4));
     let transport = Transport::begin(common, notify, 4, Some(Rc::clone(&config))).expect("no fault");
     let vectors = Vectors { configuration: 0, receive: 1, send: 2 };
-    let driver = VirtioNet::start(transport, vectors).expect("a sound device");
+    let driver = VirtioNet::start(transport, vectors, Offloads::Taken).expect("a sound device");
     let side = |addresses: QueueAddresses| FakeQueue::new(16, addresses);
     let receive = side(driver.receive.queue.addresses());
     let send = side(driver.send.queue.addresses());

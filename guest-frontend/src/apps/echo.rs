@@ -2,9 +2,8 @@
 
 use alloc::vec;
 
+use ip_stack::{Buffers, ConnectionError, Stack, TcpStream};
 use pv_runtime::executor::spawn;
-
-use crate::stack::{Buffers, ConnectionError, Stack, TcpStream};
 
 /// How many connections can be served at once.
 const CONNECTIONS: usize = 8;

@@ -4,12 +4,12 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::str;
 
+use ip_stack::{Buffers, Stack, TcpStream};
 use pv_runtime::println;
 
 use super::command::Url;
 use super::failure::Failure;
 use super::hash::Hash;
-use crate::stack::{Buffers, Stack, TcpStream};
 
 /// The longest header that is read, in bytes.
 const LONGEST_HEADER: usize = 16 << 10;

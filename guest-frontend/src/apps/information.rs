@@ -3,13 +3,14 @@
 use alloc::format;
 use alloc::string::String;
 
+use ip_stack::{Port, Stack};
 use pv_runtime::event_channel;
 use pv_runtime::grant::grants_in_use;
 use pv_runtime::memory::page_count;
 use pv_runtime::println;
 
 use super::machine::{Machine, NamedDisk};
-use crate::stack::Stack;
+use crate::net::NetPort;
 
 /// Prints what there is.
 pub(super) fn print(machine: &Machine) {
@@ -26,13 +27,12 @@ pub(super) fn print(machine: &Machine) {
         grants_in_use()
     );
     if let Some(stack) = machine.stack() {
-        print_network(stack);
+        print_network(machine.port(), stack);
     }
     machine.disks().iter().enumerate().for_each(|(index, disk)| print_disk(index, disk));
 }
 
-fn print_network(stack: &Stack) {
-    let port = stack.port();
+fn print_network(port: &NetPort, stack: &Stack) {
     let ethernet = colons(port.address().0);
     match stack.address() {
         Some(address) => println!("network: {ethernet}, {address}"),

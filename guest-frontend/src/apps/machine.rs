@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::time::Duration;
 
+use ip_stack::{AddressPlan, Stack};
 use pv_runtime::BootInfo;
 use pv_runtime::executor::{JoinHandle, spawn, timeout};
 use pv_runtime::xenbus::{Device, Store, StoreError};
@@ -24,7 +25,6 @@ use super::failure::Failure;
 use crate::block::{Disk, VbdDriver};
 use crate::lifecycle;
 use crate::net::{NetPort, VifDriver};
-use crate::stack::{AddressPlan, Stack};
 
 /// How long devices may take to come up before the guest goes on without them.
 const START_TIME: Duration = Duration::from_secs(20);
@@ -62,7 +62,9 @@ pub struct Machine {
     pub info: &'static BootInfo,
     /// The connection to the store.
     pub store: Option<Store>,
-    /// TCP/IP over the first network interface, if there can be one.
+    /// The first network interface.
+    port: Rc<NetPort>,
+    /// TCP/IP over it, if it can come.
     stack: Option<Stack>,
     /// Whether there was a network interface at start-up.
     expects_network: bool,
@@ -72,7 +74,14 @@ pub struct Machine {
 impl Machine {
     /// Finds the devices and starts to connect them, and those that will come.
     pub async fn start(info: &'static BootInfo, store: Option<Store>, plan: AddressPlan) -> Self {
-        let mut machine = Self { info, store, stack: None, expects_network: false, disks: Disks::default() };
+        let mut machine = Self {
+            info,
+            store,
+            port: Rc::new(NetPort::new()),
+            stack: None,
+            expects_network: false,
+            disks: Disks::default(),
+        };
         if let Some(store) = machine.store.clone()
             && let Err(error) = machine.find_devices(store, plan).await
         {
@@ -88,7 +97,7 @@ impl Machine {
     }
 
     async fn find_devices(&mut self, store: Store, plan: AddressPlan) -> Result<(), StoreError> {
-        let port = Rc::new(NetPort::new());
+        let port = Rc::clone(&self.port);
         let mut interfaces = Kind::new(store.clone(), "vif");
         // One interface is used; another one only once that is gone.
         let connect = {
@@ -143,6 +152,11 @@ impl Machine {
                 Err(_) => log::error!("the network does not come up"),
             }
         }
+    }
+
+    /// The network interface, connected or not.
+    pub fn port(&self) -> &NetPort {
+        &self.port
     }
 
     /// The network, connected or not.

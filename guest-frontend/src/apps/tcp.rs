@@ -2,6 +2,7 @@
 
 use alloc::format;
 
+use ip_stack::{Buffers, ConnectionError, Stack, TcpStream};
 use pv_runtime::println;
 
 use super::command::{Peer, Transfer};
@@ -9,7 +10,6 @@ use super::failure::Failure;
 use super::hash::Hash;
 use super::pattern::Pattern;
 use super::stopwatch::Stopwatch;
-use crate::stack::{Buffers, ConnectionError, Stack, TcpStream};
 
 /// Sends a transfer's data.
 pub(super) async fn send(stack: &Stack, transfer: Transfer) -> Result<(), Failure> {

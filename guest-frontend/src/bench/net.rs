@@ -5,6 +5,7 @@
 
 use core::time::Duration;
 
+use ip_stack::Port;
 use pv_runtime::executor::sleep;
 use smoltcp::phy::{Device as _, TxToken as _};
 use smoltcp::time::Instant;
@@ -32,7 +33,8 @@ pub(super) async fn rounds(
     rounds: u32,
     packets: u32,
 ) -> Result<(), Failure> {
-    let port = machine.network()?.port();
+    machine.network()?;
+    let port = machine.port();
     let marks = Marks::connect(machine.store.as_ref()).await?;
     for _ in 0..rounds {
         marks.pass().await?;

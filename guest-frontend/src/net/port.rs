@@ -2,10 +2,14 @@
 
 use alloc::rc::Rc;
 use core::cell::{Cell, RefCell, RefMut};
+use core::task::{Context, Poll};
 
+use ip_stack::{Port, Turn};
 use pv_runtime::event_channel::EventChannel;
-use pv_runtime::executor::{Notify, select};
+use pv_runtime::executor::Notify;
 use ring::NotifyPeer;
+use smoltcp::iface::{Config, Interface, SocketSet};
+use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
 use super::{Features, NetDevice, Queues};
@@ -76,21 +80,6 @@ impl NetPort {
         self.device.borrow_mut()
     }
 
-    /// The Ethernet address that the toolstack has given the interface.
-    pub fn address(&self) -> EthernetAddress {
-        self.address.get()
-    }
-
-    /// How often a back end was connected; a new one may have other features.
-    pub fn connections(&self) -> u32 {
-        self.connections.get()
-    }
-
-    /// Whether there is a back end.
-    pub fn is_connected(&self) -> bool {
-        self.channel.borrow().is_some()
-    }
-
     /// Wakes the back end if it waits.
     pub fn notify(&self, needed: NotifyPeer) {
         if self.device.borrow().fault().is_some() {
@@ -103,13 +92,45 @@ impl NetPort {
             log::debug!("the network back end cannot be notified: {errno}");
         }
     }
+}
+
+impl Port for NetPort {
+    /// The Ethernet address that the toolstack has given the interface.
+    fn address(&self) -> EthernetAddress {
+        self.address.get()
+    }
+
+    /// How often a back end was connected; a new one may have other features.
+    fn connections(&self) -> u32 {
+        self.connections.get()
+    }
+
+    /// Whether there is a back end.
+    fn is_connected(&self) -> bool {
+        self.channel.borrow().is_some()
+    }
+
+    fn make_interface(&self, config: Config, now: Instant) -> Interface {
+        Interface::new(config, &mut *self.device(), now)
+    }
+
+    fn turn(&self, interface: &mut Interface, sockets: &mut SocketSet<'static>, now: Instant) -> Turn {
+        let mut device = self.device();
+        device.begin();
+        interface.poll(now, &mut *device, sockets);
+        let needed = device.flush();
+        let turn = Turn { may_wait: device.may_wait(), is_starved: device.is_starved() };
+        drop(device);
+        self.notify(needed);
+        turn
+    }
 
     /// Waits for an event from the back end, or for a change of back end.
-    pub async fn wait(&self) {
-        let channel = self.channel.borrow().clone();
-        match channel {
-            Some(channel) => _ = select(channel.wait(), self.changed.wait()).await,
-            None => self.changed.wait().await,
+    fn poll_event(&self, context: &mut Context<'_>) -> Poll<()> {
+        let changed = self.changed.poll_wait(context);
+        match &*self.channel.borrow() {
+            Some(channel) if changed.is_pending() => channel.poll_wait(context),
+            _ => changed,
         }
     }
 }

@@ -11,7 +11,7 @@ use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::time::Duration;
 use smoltcp::wire::{IpEndpoint, Ipv4Address};
 
-use super::interface::Stack;
+use super::stack::Stack;
 
 /// How long the other end may leave data unacknowledged before the connection is given up.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -131,8 +131,51 @@ impl TcpStream {
         .await;
     }
 
-    /// Waits for data, and lets `body` at it; it returns how many bytes it took. Returns how many that were, or
-    /// `None` at the end of the stream.
+    /// Asks the other end now and then whether it is there, so that one that has vanished is noticed.
+    pub fn keep_alive(&self, interval: core::time::Duration) {
+        self.stack.with(self.handle, |socket| socket.set_keep_alive(Some(interval.into())));
+        self.stack.poke();
+    }
+
+    /// Waits until there is data or the end of it, if `data` is wanted, or room, if `room` is; or until the connection
+    /// is over.
+    pub async fn ready(&self, data: bool, room: bool) {
+        self.wait(|socket| {
+            let has_data = data && (socket.can_recv() || !socket.may_recv());
+            let has_room = room && (socket.can_send() || !socket.may_send());
+            has_data || has_room || !socket.is_open()
+        })
+        .await;
+    }
+
+    /// Lets `body` at data that has come; it returns how many bytes it took. Returns how many that were, none if
+    /// nothing has come yet, or `None` at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::Lost`] if the stream broke off.
+    pub fn receive_now(
+        &mut self,
+        body: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<Option<usize>, ConnectionError> {
+        let taken = self.stack.with(self.handle, |socket| {
+            if !socket.can_recv() {
+                return socket.recv(|_| (0, 0));
+            }
+            socket.recv(|data| {
+                let taken = body(data);
+                (taken, taken)
+            })
+        });
+        self.stack.poke();
+        match taken {
+            Ok(taken) => Ok(Some(taken)),
+            Err(smoltcp::socket::tcp::RecvError::Finished) => Ok(None),
+            Err(smoltcp::socket::tcp::RecvError::InvalidState) => Err(ConnectionError::Lost),
+        }
+    }
+
+    /// Waits for data, and lets `body` at it: see [`receive_now`](Self::receive_now).
     ///
     /// # Errors
     ///
@@ -141,34 +184,16 @@ impl TcpStream {
         &mut self,
         body: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<Option<usize>, ConnectionError> {
-        self.wait(|socket| socket.can_recv() || !socket.may_recv()).await;
-        let taken = self.stack.with(self.handle, |socket| {
-            if socket.can_recv() {
-                return socket.recv(|data| {
-                    let taken = body(data);
-                    (taken, Some(taken))
-                });
-            }
-            socket.recv(|_| (0, None))
-        });
-        self.stack.poke();
-        match taken {
-            Ok(taken) => Ok(taken),
-            Err(smoltcp::socket::tcp::RecvError::Finished) => Ok(None),
-            Err(smoltcp::socket::tcp::RecvError::InvalidState) => Err(ConnectionError::Lost),
-        }
+        self.ready(true, false).await;
+        self.receive_now(body)
     }
 
-    /// Waits for room, and lets `body` fill it; it returns how many bytes it wrote, and that is returned.
+    /// Lets `body` fill the room there is, which may be none; it returns how many bytes it wrote, and that is returned.
     ///
     /// # Errors
     ///
     /// [`ConnectionError::Lost`] if nothing can be sent any more.
-    pub async fn send_with(
-        &mut self,
-        body: impl FnOnce(&mut [u8]) -> usize,
-    ) -> Result<usize, ConnectionError> {
-        self.wait(|socket| socket.can_send() || !socket.may_send()).await;
+    pub fn send_now(&mut self, body: impl FnOnce(&mut [u8]) -> usize) -> Result<usize, ConnectionError> {
         let written = self.stack.with(self.handle, |socket| {
             socket.send(|room| {
                 let written = body(room);
@@ -177,6 +202,19 @@ impl TcpStream {
         });
         self.stack.poke();
         written.map_err(|_| ConnectionError::Lost)
+    }
+
+    /// Waits for room, and lets `body` fill it: see [`send_now`](Self::send_now).
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionError::Lost`] if nothing can be sent any more.
+    pub async fn send_with(
+        &mut self,
+        body: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<usize, ConnectionError> {
+        self.ready(false, true).await;
+        self.send_now(body)
     }
 
     /// Writes all of `data`.

@@ -3,6 +3,7 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use core::future::poll_fn;
 use core::time::Duration;
 
 use pv_runtime::executor::{self, Notify, select, select3, sleep_until, spawn, yield_now};
@@ -13,7 +14,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{IpCidr, Ipv4Address, Ipv4Cidr};
 
 use super::address::AddressPlan;
-use crate::net::NetPort;
+use super::port::{Port, Turn};
 
 /// The first port of those that are for any connection made from here.
 const FIRST_EPHEMERAL_PORT: u16 = 49152;
@@ -41,7 +42,7 @@ struct State {
 
 /// What the stack's users and its task share.
 struct Shared {
-    port: Rc<NetPort>,
+    port: Rc<dyn Port>,
     state: RefCell<State>,
     /// For the task: a socket has something to send, or room.
     poke: Notify,
@@ -64,7 +65,7 @@ enum Next {
 
 impl Stack {
     /// Starts a stack on an interface, connected or not.
-    pub fn start(port: Rc<NetPort>, plan: AddressPlan) -> Self {
+    pub fn start(port: Rc<dyn Port>, plan: AddressPlan) -> Self {
         let mut sockets = SocketSet::new(Vec::new());
         let (dhcp, configuration) = match plan {
             AddressPlan::Dhcp => (Some(sockets.add(dhcpv4::Socket::new())), None),
@@ -82,11 +83,6 @@ impl Stack {
         }));
         spawn(stack.clone().run());
         stack
-    }
-
-    /// The network interface below.
-    pub fn port(&self) -> &NetPort {
-        &self.0.port
     }
 
     /// The interface's address and network, if it has one.
@@ -155,11 +151,12 @@ impl Stack {
     async fn run(self) {
         let Shared { port, poke, .. } = &*self.0;
         loop {
+            let event = poll_fn(|context| port.poll_event(context));
             match self.turn() {
                 Next::Now => yield_now().await,
-                Next::Until(None) => _ = select(port.wait(), poke.wait()).await,
+                Next::Until(None) => _ = select(event, poke.wait()).await,
                 Next::Until(Some(time)) => {
-                    _ = select3(port.wait(), poke.wait(), sleep_until(time)).await;
+                    _ = select3(event, poke.wait(), sleep_until(time)).await;
                 }
             }
         }
@@ -170,25 +167,19 @@ impl Stack {
         let Shared { port, configured, .. } = &*self.0;
         let state = &mut *self.0.state.borrow_mut();
         let now = now();
-        let mut device = port.device();
         if state.connection != port.connections() {
             state.connection = port.connections();
-            state.build_interface(port, &mut device, now);
+            state.build_interface(&**port, now);
             configured.ring();
         }
         let Some(interface) = &mut state.interface else { return Next::Until(None) };
-        device.begin();
-        interface.poll(now, &mut *device, &mut state.sockets);
+        let Turn { may_wait, is_starved } = port.turn(interface, &mut state.sockets, now);
         let delay = interface.poll_delay(now, &state.sockets).map(Duration::from);
         if state.take_dhcp_event() {
             configured.ring();
         }
         state.bury();
-        let needed = device.flush();
-        let may_wait = device.may_wait();
-        let is_blocked = device.is_starved() || !port.is_connected();
-        drop(device);
-        port.notify(needed);
+        let is_blocked = is_starved || !port.is_connected();
         if !may_wait {
             return Next::Now;
         }
@@ -201,15 +192,10 @@ impl Stack {
 
 impl State {
     /// Makes an interface for a back end that has just been connected. Addresses and sockets outlive back ends.
-    fn build_interface(
-        &mut self,
-        port: &NetPort,
-        device: &mut crate::net::NetDevice<crate::buffer::GrantsTo>,
-        now: Instant,
-    ) {
+    fn build_interface(&mut self, port: &dyn Port, now: Instant) {
         let mut config = Config::new(port.address().into());
         config.random_seed = time::time_stamp_counter() ^ executor::wall_clock().as_nanos() as u64;
-        self.interface = Some(Interface::new(config, device, now));
+        self.interface = Some(port.make_interface(config, now));
         self.apply_configuration();
     }
 
