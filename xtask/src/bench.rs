@@ -34,6 +34,8 @@ pub use profile::{Profile, profile};
 const COMMAND: &str = "bench micro";
 /// How long a run may take.
 const LIMIT: Duration = Duration::from_secs(180);
+/// How long a run may take in which many guests are made.
+const LONG_LIMIT: Duration = Duration::from_secs(1800);
 /// Size of the machine's disk.
 const DISK_BYTES: u64 = 64 << 20;
 /// How long the disk takes for a request, in this computer's time.
@@ -68,6 +70,21 @@ enum Kind {
     },
     /// Instructions of disk requests: over the proxy, and in a kernel that has the machine for itself.
     Io(io::Options),
+    /// Instructions from the order for a guest to its first instruction, again and again.
+    Create {
+        /// How many guests are made, one after the other.
+        #[arg(value_name = "COUNT", default_value_t = 1000)]
+        count: u32,
+    },
+    /// How many idle guests there is room for, and what each takes of the hypervisor's memory and of domain 0's.
+    Guests {
+        /// Memory of the machine in MiB.
+        #[arg(long, value_name = "MIB", default_value_t = 6144)]
+        memory: u32,
+        /// Memory of each guest in MiB.
+        #[arg(long, value_name = "MIB", default_value_t = 4)]
+        size: u32,
+    },
     /// Instructions of what a stock Linux does: bare, on Weir, and on Debian's Xen.
     Guest(guest::Options),
 }
@@ -87,6 +104,13 @@ pub fn bench(workspace: &Workspace, options: &Options, consent: Consent) -> Resu
             Ok(true)
         }
         Kind::Io(options) => io::bench(workspace, &images, &scratch, options),
+        Kind::Create { count } => {
+            show(&machine(&images, &scratch, &format!("bench create {count}"))?.time_limit(LONG_LIMIT))
+        }
+        Kind::Guests { memory, size } => {
+            let machine = plain_machine(&images, &scratch, &[format!("bench guests {size}")])?;
+            show(&machine.memory_mib(*memory).time_limit(LONG_LIMIT))
+        }
         Kind::Guest(options) => guest::bench(workspace, &images, options, consent),
     }
 }
@@ -101,6 +125,14 @@ fn micro(images: &Images, scratch: &Scratch, json: bool, twice: bool) -> Result<
         print!("{}", table::text(&figures));
     }
     Ok(!twice || agree(&first, &measured()?))
+}
+
+/// Runs a machine, and shows what domain 0 printed.
+fn show(machine: &Machine) -> Result<bool> {
+    progress::stage("measuring; this takes some minutes");
+    let (lines, _) = run_to_end(machine)?;
+    lines.iter().for_each(|line| println!("{}", line.strip_prefix(figures::START).unwrap_or(line)));
+    Ok(true)
 }
 
 /// One run; the lines that domain 0 printed.
@@ -133,16 +165,21 @@ fn run_to_end(machine: &Machine) -> Result<(Vec<String>, String)> {
     Ok((lines, running.transcript()))
 }
 
-/// A machine in which domain 0 executes a command and ends.
+/// A machine in which domain 0 executes a command and ends, and which counts instructions.
 fn machine(images: &Images, scratch: &Scratch, command: &str) -> Result<Machine> {
     with_commands(images, scratch, &[command.to_owned()])
 }
 
-/// A machine in which domain 0 executes commands and ends.
+/// A machine in which domain 0 executes commands and ends, and which counts instructions.
 fn with_commands(images: &Images, scratch: &Scratch, commands: &[String]) -> Result<Machine> {
+    Ok(with_devices(plain_machine(images, scratch, commands)?.time_limit(LIMIT)))
+}
+
+/// A machine in which domain 0 executes commands and ends, without devices.
+fn plain_machine(images: &Images, scratch: &Scratch, commands: &[String]) -> Result<Machine> {
     let archive = bundle::boot_archive(images, commands)?;
     let load = Load { images, archive: &archive, hypervisor_words: None, dom0_words: "noguest" };
-    Ok(with_devices(boot::on_weir(load, scratch)?.time_limit(LIMIT)))
+    boot::on_weir(load, scratch)
 }
 
 /// Makes a machine one in which two runs agree: it counts instructions, and its devices do nothing that depends on this

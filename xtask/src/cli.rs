@@ -13,6 +13,7 @@ use crate::bundle;
 use crate::check;
 use crate::consent::Consent;
 use crate::ctl;
+use crate::debian::Debian;
 use crate::disk;
 use crate::image;
 use crate::progress;
@@ -70,7 +71,11 @@ Exit status:
 #[derive(Subcommand, Debug)]
 enum Task {
     /// Make sure of a compiler for bare metal and of QEMU; quick when both are there.
-    Setup,
+    Setup {
+        /// Make the small Debian of `run --debian` too (work/debian).
+        #[arg(long)]
+        debian: bool,
+    },
     /// Build the hypervisor, domain 0 and the guest, and print where they are.
     Build,
     /// Boot Weir in QEMU, on this terminal or to execute commands in domain 0.
@@ -129,8 +134,11 @@ impl Task {
     /// Does it; returns the exit status.
     fn perform(self, workspace: &Workspace, consent: Consent) -> Result<u8> {
         match self {
-            Self::Setup => {
+            Self::Setup { debian } => {
                 setup::ensure(workspace, consent)?;
+                if debian {
+                    Debian::of(workspace).ensure(consent)?;
+                }
                 progress::stage("everything needed is there");
             }
             Self::Build => {

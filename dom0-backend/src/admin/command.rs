@@ -160,12 +160,8 @@ pub enum Command {
     },
     /// Show the hypervisor's counters.
     Counters,
-    /// Measure what the hypervisor and the back ends cost, in guests made for it or in this one.
-    Bench(Option<String>),
-    /// Measure what requests or packets with this text in their name cost.
-    BenchTraffic(String),
-    /// Measure one kind of disk request.
-    BenchIo(DiskRequests),
+    /// Measure something.
+    Bench(BenchCommand),
     /// Make so many guests while steps of making them fail on purpose.
     Drill(u32),
     /// Do nothing for a while.
@@ -232,6 +228,21 @@ pub struct CreateOrder {
     pub is_trial: bool,
 }
 
+/// What can be measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BenchCommand {
+    /// What the hypervisor and the back ends cost, in guests made for it or in this one.
+    Micro(Option<String>),
+    /// What requests or packets with this text in their name cost.
+    Traffic(String),
+    /// What one kind of disk request costs.
+    Io(DiskRequests),
+    /// How long so many domains take to be made, one after the other.
+    Create(u32),
+    /// How many idle guests of so many MiB there is room for.
+    Guests(u64),
+}
+
 /// What can be done with the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreCommand {
@@ -243,6 +254,8 @@ pub enum StoreCommand {
     Write(String, String),
     /// Remove a part.
     Remove(String),
+    /// Show what domains have of it, and may.
+    Quota,
 }
 
 /// Why a line is no command, in words.

@@ -46,7 +46,7 @@ pub fn candidates(line: &str, names: &Names) -> Vec<String> {
     let all: Vec<String> = match words.next() {
         None | Some("help") => usage::names().iter().map(|name| (*name).to_owned()).collect(),
         Some("create") => names.files.iter().filter(|file| file.ends_with(".cfg")).cloned().collect(),
-        Some("store") => ["ls", "read", "rm", "write"].map(ToOwned::to_owned).into(),
+        Some("store") => ["ls", "quota", "read", "rm", "write"].map(ToOwned::to_owned).into(),
         Some("sched-credit2" | "uptime" | "bench") => names.guests.clone(),
         Some(command) if WITH_GUEST.contains(&command) => names.guests.clone(),
         Some(_) => Vec::new(),

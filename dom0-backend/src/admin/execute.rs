@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::answer::{Answer, Failure, Listing};
-use super::command::{Command, CreateOrder, Description, StoreCommand, Whom};
+use super::command::{BenchCommand, Command, CreateOrder, Description, StoreCommand, Whom};
 use super::devices::{self, DeviceReports};
 use super::drill::ports_in_use;
 use super::output::{self, Dom0, Hypervisor};
 use super::parse::Order;
-use super::store_tree;
 use super::usage::help;
+use super::{store_quota, store_tree};
 use crate::bench;
 use crate::console::{GuestConsole, harmless_lines, run_command};
 use crate::store::Nodes;
@@ -132,24 +132,7 @@ impl Admin {
                 done()
             }
             Command::Shares { guest: Some(guest), weight: Some(weight) } => self.set_weight(&guest, weight),
-            Command::Bench(_) | Command::BenchTraffic(_) | Command::BenchIo(_) if wants_json => {
-                Err(Failure::new("no-json", "there is JSON of it from `cargo xtask bench micro --json` only"))
-            }
-            Command::Bench(_) | Command::BenchTraffic(_) if self.terminal.can_be_left() => {
-                Err(Failure::new("no-console", "bench prints on the machine's console: run it there"))
-            }
-            Command::Bench(guest) => {
-                bench::micro(&self.toolstack, guest.as_deref()).await?;
-                done()
-            }
-            Command::BenchTraffic(name) => {
-                bench::traffic(&self.toolstack, &name).await?;
-                done()
-            }
-            Command::BenchIo(requests) => {
-                bench::disk_requests(&self.toolstack, &requests).await?;
-                done()
-            }
+            Command::Bench(what) => self.bench(what, wants_json).await,
             Command::Top { pause, times, is_batch } => {
                 self.top(pause, times, is_batch || !self.terminal.is_screen(), wants_json).await
             }
@@ -161,6 +144,25 @@ impl Admin {
             Command::PowerOff => self.power_off().await,
             looking => self.look(looking),
         }
+    }
+
+    /// Measures something. What comes of it is printed line by line, on the machine's console.
+    async fn bench(&self, what: BenchCommand, wants_json: bool) -> Outcome {
+        if wants_json {
+            let message = "there is JSON of it from `cargo xtask bench micro --json` only";
+            return Err(Failure::new("no-json", message));
+        }
+        if self.terminal.can_be_left() {
+            return Err(Failure::new("no-console", "bench prints on the machine's console: run it there"));
+        }
+        match what {
+            BenchCommand::Micro(guest) => bench::micro(&self.toolstack, guest.as_deref()).await?,
+            BenchCommand::Traffic(name) => bench::traffic(&self.toolstack, &name).await?,
+            BenchCommand::Io(requests) => bench::disk_requests(&self.toolstack, &requests).await?,
+            BenchCommand::Create(count) => bench::creations(&self.toolstack, count).await?,
+            BenchCommand::Guests(memory) => bench::population(&self.toolstack, memory).await?,
+        }
+        done()
     }
 
     /// Commands that change no domain, and need not wait for anything.
@@ -337,6 +339,7 @@ impl Admin {
                 let json = json!({ "lines": lines });
                 Ok(Answer::new(tree, json))
             }
+            StoreCommand::Quota => Ok(store_quota::show(&server.accounts(), server.limits())),
             StoreCommand::Read(path) => {
                 let value = String::from_utf8_lossy(&server.read(&path)?).into_owned();
                 Ok(Answer::new(format!("{value}\n"), json!(value)))

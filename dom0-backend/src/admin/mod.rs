@@ -18,6 +18,7 @@ pub mod output;
 pub mod parse;
 mod prompt;
 mod script;
+mod store_quota;
 pub(crate) mod store_tree;
 mod terminal;
 mod top;

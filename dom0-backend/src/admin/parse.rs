@@ -134,17 +134,22 @@ impl Command {
             ("store", ["ls", path]) => Self::Store(StoreCommand::List(text(path))),
             ("store", ["read", path]) => Self::Store(StoreCommand::Read(text(path))),
             ("store", ["write", path, value]) => Self::Store(StoreCommand::Write(text(path), text(value))),
+            ("store", ["quota"]) => Self::Store(StoreCommand::Quota),
             ("store", ["rm", path]) => Self::Store(StoreCommand::Remove(text(path))),
             ("sleep", [seconds]) => Self::Sleep(Duration::from_secs(number("seconds", seconds)?)),
-            ("bench", ["micro"]) => Self::Bench(None),
-            ("bench", ["micro", guest]) => Self::Bench(Some(text(guest))),
-            ("bench", ["traffic", name]) => Self::BenchTraffic(text(name)),
-            ("bench", ["io", disk, action, order, bytes, depth, rounds]) => Self::BenchIo(DiskRequests {
-                disk: text(disk),
-                kind: [text(action), text(order), text(bytes)],
-                depth: number::<u32>("depth", depth)?.max(1),
-                rounds: number("rounds", rounds)?,
-            }),
+            ("bench", ["micro"]) => Self::Bench(BenchCommand::Micro(None)),
+            ("bench", ["micro", guest]) => Self::Bench(BenchCommand::Micro(Some(text(guest)))),
+            ("bench", ["traffic", name]) => Self::Bench(BenchCommand::Traffic(text(name))),
+            ("bench", ["create", count]) => Self::Bench(BenchCommand::Create(number("guests", count)?)),
+            ("bench", ["guests", memory]) => Self::Bench(BenchCommand::Guests(number("MiB", memory)?)),
+            ("bench", ["io", disk, action, order, bytes, depth, rounds]) => {
+                Self::Bench(BenchCommand::Io(DiskRequests {
+                    disk: text(disk),
+                    kind: [text(action), text(order), text(bytes)],
+                    depth: number::<u32>("depth", depth)?.max(1),
+                    rounds: number("rounds", rounds)?,
+                }))
+            }
             ("perf", []) => Self::Counters,
             ("drill", [rounds]) => Self::Drill(number("guests", rounds)?),
             _ => Self::looking(name, arguments)?,
@@ -395,7 +400,8 @@ mod tests {
     }
 
     #[test]
-    fn the_store_has_four_verbs() {
+    fn the_store_has_five_verbs() {
+        assert_eq!(parse("store quota"), Command::Store(StoreCommand::Quota));
         assert_eq!(parse("store ls"), Command::Store(StoreCommand::List("/".into())));
         assert_eq!(
             parse("store write /a \"b c\""),

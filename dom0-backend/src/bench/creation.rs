@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use pv_runtime::time::time_stamp_counter;
 
@@ -14,6 +15,8 @@ use crate::toolstack::{CreateError, Toolstack};
 const LEAST_MEMORY: u64 = 4;
 /// The most.
 const MOST_MEMORY: u64 = 64;
+/// Guests that are there while domains are made again and again.
+const OTHERS: [&str; 3] = ["bench-a", "bench-b", "bench-c"];
 /// Times that a domain of each size is made; the first time only warms up.
 const ROUNDS: usize = 3;
 
@@ -32,6 +35,34 @@ pub async fn measure(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
         }
     }
     Err(BenchError::Failed("a guest of any size does not start".into()))
+}
+
+/// Makes a domain of the least size again and again while others are there, and prints what it took the first time, the
+/// last, and now and then between.
+pub async fn repeat(toolstack: &Rc<Toolstack>, count: u32) -> Result<(), BenchError> {
+    let mut others = Vec::new();
+    for name in OTHERS {
+        others.push(Subject::make(toolstack, name, &["memory=16"]).await?);
+    }
+    let repeated = repeat_beside(toolstack, count).await;
+    for other in others {
+        other.end().await;
+    }
+    repeated
+}
+
+async fn repeat_beside(toolstack: &Rc<Toolstack>, count: u32) -> Result<(), BenchError> {
+    for number in 1..=count {
+        let ticks = once(toolstack, LEAST_MEMORY).await?;
+        if number == count || number == 10_u32.pow(number.ilog10()) {
+            let others = OTHERS.len();
+            print_figure(
+                ticks,
+                &format!("create number {number} of {LEAST_MEMORY} MiB, beside {others} guests"),
+            );
+        }
+    }
+    Ok(())
 }
 
 async fn least_of_rounds(toolstack: &Rc<Toolstack>, memory: u64) -> Result<u64, BenchError> {

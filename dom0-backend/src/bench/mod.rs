@@ -9,6 +9,7 @@
 
 mod counts;
 mod creation;
+mod population;
 mod service;
 mod subject;
 mod traffic;
@@ -59,6 +60,24 @@ pub async fn traffic(toolstack: &Rc<Toolstack>, selection: &str) -> Result<(), B
 /// [`BenchError`].
 pub async fn disk_requests(toolstack: &Rc<Toolstack>, requests: &DiskRequests) -> Result<(), BenchError> {
     traffic::disk_requests(toolstack, requests).await
+}
+
+/// Measures how long domains take to be made, so many one after the other, beside others.
+///
+/// # Errors
+///
+/// [`BenchError`]; what was measured until then has been printed.
+pub async fn creations(toolstack: &Rc<Toolstack>, count: u32) -> Result<(), BenchError> {
+    creation::repeat(toolstack, count).await
+}
+
+/// Measures how many idle guests of so many MiB there is room for.
+///
+/// # Errors
+///
+/// [`BenchError`].
+pub async fn population(toolstack: &Rc<Toolstack>, memory: u64) -> Result<(), BenchError> {
+    population::fill(toolstack, memory).await
 }
 
 /// What a guest measures alone, and with a peer that sends it events.

@@ -20,21 +20,21 @@ const MOST_KEYS: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyError {
     /// A file cannot be read.
-    NoFile(&'static str, String),
+    File(&'static str, String),
     /// The server's key is not one.
-    NoHostKey,
+    HostKey,
     /// No key would open the server.
-    NoAuthorizedKey,
+    Authorized,
 }
 
 impl fmt::Display for KeyError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoFile(name, error) => write!(formatter, "{name}: {error}"),
-            Self::NoHostKey => {
+            Self::File(name, error) => write!(formatter, "{name}: {error}"),
+            Self::HostKey => {
                 write!(formatter, "{HOST_KEY}: no Ed25519 key in OpenSSH's form without a passphrase")
             }
-            Self::NoAuthorizedKey => write!(formatter, "{AUTHORIZED}: no line begins with ssh-ed25519"),
+            Self::Authorized => write!(formatter, "{AUTHORIZED}: no line begins with ssh-ed25519"),
         }
     }
 }
@@ -57,12 +57,12 @@ impl Keys {
     }
 
     fn from_files(host: &[u8], authorized: &[u8]) -> Result<Self, KeyError> {
-        let host = SignKey::from_openssh(host).map_err(|_| KeyError::NoHostKey)?;
+        let host = SignKey::from_openssh(host).map_err(|_| KeyError::HostKey)?;
         let text = String::from_utf8_lossy(authorized);
         let lines = text.lines().map(str::trim).filter(|line| line.starts_with("ssh-ed25519 "));
         let authorized: Vec<_> = lines.take(MOST_KEYS).map(ToOwned::to_owned).collect();
         if authorized.is_empty() {
-            return Err(KeyError::NoAuthorizedKey);
+            return Err(KeyError::Authorized);
         }
         Ok(Self { host, authorized })
     }
@@ -80,5 +80,5 @@ impl Keys {
 
 async fn read(toolstack: &Toolstack, name: &'static str) -> Result<Vec<u8>, KeyError> {
     let content = toolstack.file(name).await;
-    content.map(|content| content.to_vec()).map_err(|error| KeyError::NoFile(name, alloc::format!("{error}")))
+    content.map(|content| content.to_vec()).map_err(|error| KeyError::File(name, alloc::format!("{error}")))
 }

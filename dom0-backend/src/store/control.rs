@@ -11,9 +11,24 @@ use hypercall_abi::DomainId;
 
 use super::database::{Edit, node_weight};
 use super::error::Error;
-use super::quota::{Delta, Ledger, Usage};
+use super::path::Path;
+use super::quota::{Delta, Excess, Ledger, Limits, Usage};
 use super::server::{Server, watch_charge};
+use super::tree::Node;
 use super::wire::{decimal, terminated};
+
+/// What a domain has of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The domain.
+    pub domain: DomainId,
+    /// What it is called.
+    pub name: String,
+    /// What it has.
+    pub usage: Usage,
+    /// What it was refused: how often, and how it was the last time.
+    pub refused: Vec<(u64, Excess)>,
+}
 
 /// What an audit found wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +103,29 @@ impl Server {
             (b"quota", [domain]) => Ok(terminated(self.describe_usage(DomainId(decimal(domain)?)))),
             _ => Err(Error::UnknownCommand),
         }
+    }
+
+    /// What every domain has of the store, and what it was refused.
+    pub fn accounts(&self) -> Vec<Account> {
+        let mut accounts: Vec<_> =
+            self.database.ledger.iter().map(|(domain, usage)| self.account(domain, usage)).collect();
+        accounts.sort_by_key(|account| account.domain);
+        accounts
+    }
+
+    fn account(&self, domain: DomainId, usage: Usage) -> Account {
+        Account { domain, name: self.name_of(domain), usage, refused: self.refusals.of(domain) }
+    }
+
+    /// What any domain but dom0 may have.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// A domain's name, which only dom0 can have written.
+    pub(super) fn name_of(&self, domain: DomainId) -> String {
+        let name = self.database.tree().get(&Path::home(domain).child("name")).map(Node::value);
+        name.map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default()
     }
 
     fn describe_limits(&self) -> String {

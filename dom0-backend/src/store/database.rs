@@ -133,6 +133,24 @@ impl Database {
         self.changes
     }
 
+    /// What the database is now, to be gone back to. No notice waits.
+    pub fn mark(&self) -> Tree {
+        debug_assert!(self.notices.is_empty(), "what happened before is told already");
+        self.tree.clone()
+    }
+
+    /// Goes back to a mark, as if nothing had happened since. This is rare, so the books are simply made anew.
+    pub fn go_back(&mut self, mark: Tree) {
+        let undone = mem::replace(&mut self.tree, mark);
+        for (path, node) in undone.nodes() {
+            self.account(&path, node.permissions(), Delta::node(node_weight(&path, node)).undone());
+        }
+        for (path, node) in self.tree.clone().nodes() {
+            self.account(&path, node.permissions(), Delta::node(node_weight(&path, node)));
+        }
+        self.notices.clear();
+    }
+
     /// Takes out the notices that came up since the last time.
     pub fn take_notices(&mut self) -> Vec<Notice> {
         mem::take(&mut self.notices)
@@ -189,6 +207,8 @@ impl Workspace for Database {
     fn touch(&mut self, _path: &Path, _value: Option<usize>) {}
 
     fn announce(&mut self, notice: Notice) {
-        self.notices.push(notice);
+        if !self.notices.last_mut().is_some_and(|last| last.absorb(&notice)) {
+            self.notices.push(notice);
+        }
     }
 }

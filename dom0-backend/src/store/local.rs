@@ -8,8 +8,6 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use hypercall_abi::DomainId;
-
 use super::connection::ConnectionId;
 use super::database::Workspace;
 use super::error::Error;
@@ -17,7 +15,6 @@ use super::operation::{self, Session};
 use super::path::Special;
 use super::permission::{Caller, Permissions};
 use super::server::{Server, resolve};
-use super::transaction::{Draft, Transaction};
 use super::wire::HEADER_LENGTH;
 
 /// A watch event.
@@ -55,6 +52,20 @@ impl Nodes<'_> {
     pub fn write(&mut self, path: &str, value: impl AsRef<[u8]>) -> Result<(), Error> {
         let path = resolve(self.session, path.as_bytes(), Special::Refused)?;
         operation::write(self.workspace, self.session, &path, value.as_ref())
+    }
+
+    /// Sets a node's value and its permissions, and makes the node and those above it if need be.
+    ///
+    /// # Errors
+    /// That `path` is none, or too deep.
+    pub fn put(
+        &mut self,
+        path: &str,
+        value: impl AsRef<[u8]>,
+        permissions: &Permissions,
+    ) -> Result<(), Error> {
+        let path = resolve(self.session, path.as_bytes(), Special::Refused)?;
+        operation::put(self.workspace, self.session, &path, value.as_ref(), permissions)
     }
 
     /// Makes a node, and those above it, if it is not there.
@@ -122,15 +133,11 @@ impl Server {
         work: impl FnOnce(&mut Nodes<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let session = Session { caller: Caller::DOM0, limits: &self.limits };
-        let mut transaction = Transaction::start(&mut self.database, DomainId::ZERO);
-        let mut draft = Draft { transaction: &mut transaction, database: &mut self.database, session };
-        let result = match work(&mut Nodes { workspace: &mut draft, session }) {
-            Ok(result) => transaction.commit(&mut self.database, session).map(|()| result),
-            Err(error) => {
-                transaction.abandon(&mut self.database);
-                Err(error)
-            }
-        };
+        let mark = self.database.mark();
+        let result = work(&mut Nodes { workspace: &mut self.database, session });
+        if result.is_err() {
+            self.database.go_back(mark);
+        }
         self.settle();
         result
     }

@@ -43,7 +43,7 @@ mod wire;
 mod tests;
 
 pub use connection::{ConnectionId, Peer};
-pub use control::Imbalance;
+pub use control::{Account, Imbalance};
 pub use error::Error;
 pub use local::{Nodes, WatchEvent};
 pub use path::{Path, PathError, Special};

@@ -38,10 +38,18 @@ impl Notice {
         Self { path: path.clone(), reach: Reach::Above, before, after, listing: None }
     }
 
-    /// A node came to be at `path`, below `parent`.
-    pub fn came(path: &Path, node: &Permissions, parent: Option<&Node>) -> Self {
-        let listing = parent.map(|parent| parent.permissions().clone());
-        Self { path: path.clone(), reach: Reach::Above, before: None, after: Some(node.clone()), listing }
+    /// A node came to be at `path`, below a parent with the permissions `listing`.
+    pub fn came(path: &Path, node: Permissions, listing: Option<Permissions>) -> Self {
+        Self { path: path.clone(), reach: Reach::Above, before: None, after: Some(node), listing }
+    }
+
+    /// Takes in what happened to the same node next, if it was there all the time; says whether it could.
+    pub fn absorb(&mut self, next: &Self) -> bool {
+        let is_same = self.path == next.path && self.after.is_some() && next.before.is_some();
+        if is_same && next.after.is_some() {
+            self.after.clone_from(&next.after);
+        }
+        is_same && next.after.is_some()
     }
 
     /// The node at `path`, below `parent`, is gone.
@@ -56,7 +64,10 @@ impl Notice {
             (Some(before), Some(after)) => {
                 Some(Self::changed(path, before.permissions(), after.permissions()))
             }
-            (None, Some(node)) => Some(Self::came(path, node.permissions(), new.parent_of(path))),
+            (None, Some(node)) => {
+                let listing = new.parent_of(path).map(|parent| parent.permissions().clone());
+                Some(Self::came(path, node.permissions().clone(), listing))
+            }
             (Some(node), None) => Some(Self::went(path, reach, node.permissions(), old.parent_of(path))),
             (None, None) => None,
         }

@@ -117,7 +117,7 @@ pub(super) fn write(
     session.check(Quota::NodeSize, value.len(), session.limits.node_size)?;
     let (permissions, old) = match find(workspace, session, path, Rights::WRITE) {
         Ok(node) => (node.permissions().clone(), node.value().len()),
-        Err(Error::NotFound) => return create(workspace, session, path, value),
+        Err(Error::NotFound) => return create(workspace, session, path, value, None),
         Err(error) => return Err(error),
     };
     check_memory(workspace, session, value.len().saturating_sub(old))?;
@@ -125,6 +125,22 @@ pub(super) fn write(
     workspace.set_value(path, value.into());
     workspace.announce(Notice::changed(path, &permissions, &permissions));
     Ok(())
+}
+
+/// Sets a node's value and its permissions; the node and those above it are made if they are not there.
+pub(super) fn put(
+    workspace: &mut dyn Workspace,
+    session: Session<'_>,
+    path: &Path,
+    value: &[u8],
+    permissions: &Permissions,
+) -> Result<(), Error> {
+    if session.caller.privileged && matches!(workspace.tree().locate(path), Location::Missing { .. }) {
+        workspace.observe(path)?;
+        return create(workspace, session, path, value, Some(permissions));
+    }
+    write(workspace, session, path, value)?;
+    set_permissions(workspace, session, path, permissions)
 }
 
 /// Makes a node, and those above it, if it is not there.
@@ -135,7 +151,7 @@ pub(super) fn make_directory(
 ) -> Result<(), Error> {
     match find(workspace, session, path, Rights::WRITE) {
         Ok(_) => Ok(()),
-        Err(Error::NotFound) => create(workspace, session, path, &[]),
+        Err(Error::NotFound) => create(workspace, session, path, &[], None),
         Err(error) => Err(error),
     }
 }
@@ -217,28 +233,33 @@ fn find_directory<'w>(
     workspace.tree().get(path).ok_or(Error::NotFound)
 }
 
-/// Makes the node at `path`, which the caller may and which is not there, and those above it.
+/// Makes the node at `path`, which the caller may and which is not there, and those above it. They inherit their
+/// permissions from the lowest node that is there, unless the node gets its `own`.
 fn create(
     workspace: &mut dyn Workspace,
     session: Session<'_>,
     path: &Path,
     value: &[u8],
+    own: Option<&Permissions>,
 ) -> Result<(), Error> {
     let Location::Missing { nearest, missing } = workspace.tree().locate(path) else { return Ok(()) };
-    let permissions = nearest.permissions().inherited_by(&session.caller);
+    let above = nearest.permissions();
+    let inherited = above.inherited_by(&session.caller);
+    let listing = if missing == 1 { above.clone() } else { inherited.clone() };
     let Session { caller, limits } = session;
     Quota::PathDepth.check(path.depth(), limits.path_depth)?;
     session.check(Quota::Nodes, workspace.usage(caller.domain).nodes + missing, limits.nodes)?;
     let new: Vec<_> = path.up(missing).collect();
-    let empty = |path: &Path| weight(path, &[], &permissions);
+    let empty = |path: &Path| weight(path, &[], &inherited);
     check_memory(workspace, session, value.len() + new.iter().map(empty).sum::<usize>())?;
     for ancestor in new.iter().rev().take(missing - 1) {
         workspace.touch(ancestor, Some(0));
-        workspace.create(ancestor, Rc::from([]), permissions.clone());
+        workspace.create(ancestor, Rc::from([]), inherited.clone());
     }
+    let permissions = own.cloned().unwrap_or(inherited);
     workspace.touch(path, Some(value.len()));
     workspace.create(path, value.into(), permissions.clone());
-    workspace.announce(Notice::came(path, &permissions, workspace.tree().parent_of(path)));
+    workspace.announce(Notice::came(path, permissions, Some(listing)));
     Ok(())
 }
 

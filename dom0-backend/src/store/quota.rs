@@ -7,6 +7,7 @@
 //! A domain that keeps running into a limit must not fill the log with it, so [`Refusals`] tells of the
 //! first, second, fourth, eighth... time only.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use hashbrown::HashMap;
@@ -256,20 +257,26 @@ impl Ledger {
     }
 }
 
-/// How often each domain was refused what.
+/// How often each domain was refused what, and how it was the last time.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    counts: HashMap<DomainId, HashMap<Quota, u64>>,
+    counts: HashMap<DomainId, HashMap<Quota, (u64, Excess)>>,
 }
 
 impl Refusals {
-    /// Remembers a refusal, and writes it to the log if it is time to.
-    pub fn note(&mut self, domain: DomainId, excess: Excess) {
-        let count = self.counts.entry(domain).or_default().entry(excess.quota).or_default();
-        *count += 1;
-        if count.is_power_of_two() {
-            log::warn!("store: domain {domain} is at its quota of {excess} ({count} times so far)");
-        }
+    /// Remembers a refusal; how often it happened so far if it is time to say so, and zero otherwise.
+    pub fn note(&mut self, domain: DomainId, excess: Excess) -> u64 {
+        let (count, last) = self.counts.entry(domain).or_default().entry(excess.quota).or_insert((0, excess));
+        (*count, *last) = (*count + 1, excess);
+        if count.is_power_of_two() { *count } else { 0 }
+    }
+
+    /// What a domain was refused: how often, and how it was the last time.
+    pub fn of(&self, domain: DomainId) -> Vec<(u64, Excess)> {
+        let counts = self.counts.get(&domain).into_iter().flat_map(HashMap::values);
+        let mut counts: Vec<_> = counts.copied().collect();
+        counts.sort_by_key(|(_, excess)| excess.quota.name());
+        counts
     }
 
     /// Forgets a domain that is gone.
@@ -305,10 +312,10 @@ mod tests {
     fn refusals_are_counted_by_domain_and_forgotten_with_it() {
         let mut refusals = Refusals::default();
         let excess = Excess { quota: Quota::Nodes, wanted: 2, limit: 1 };
-        for domain in [3, 3, 4] {
-            refusals.note(DomainId(domain), excess);
-        }
-        assert_eq!(refusals.counts[&DomainId(3)][&Quota::Nodes], 2);
+        let said = [3, 3, 4, 3, 3].map(|domain| refusals.note(DomainId(domain), excess));
+        assert_eq!(said, [1, 2, 1, 0, 4], "the first, the second, the fourth time");
+        assert_eq!(refusals.of(DomainId(3)), [(4, excess)]);
+        assert_eq!(refusals.of(DomainId(5)), []);
         refusals.forget(DomainId(3));
         assert_eq!(refusals.counts.len(), 1);
     }

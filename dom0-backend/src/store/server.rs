@@ -18,7 +18,7 @@ use super::error::Error;
 use super::operation::{self, Session};
 use super::path::{self, Path, Special};
 use super::permission::Caller;
-use super::quota::{Delta, Limits, Quota, Refusals, Usage};
+use super::quota::{Delta, Excess, Limits, Quota, Refusals, Usage};
 use super::transaction::{Draft, Transactions};
 use super::watch::Watches;
 use super::wire::{
@@ -187,12 +187,20 @@ impl Server {
 
     fn reply(&mut self, id: ConnectionId, request: &Request<'_>, result: Result<Vec<u8>, Error>) {
         if let (Err(Error::Quota(excess)), Some(client)) = (&result, self.clients.get(id)) {
-            self.refusals.note(client.peer.domain(), *excess);
+            self.note_refusal(client.peer.domain(), *excess);
         }
         let result = result.as_deref().map_err(|error| *error);
         self.send(id, encode_reply(&request.header, result));
         if let (Operation::Watch { path, token }, Ok(_)) = (&request.operation, result) {
             self.send_first_event(id, path, token);
+        }
+    }
+
+    fn note_refusal(&mut self, domain: DomainId, excess: Excess) {
+        let count = self.refusals.note(domain, excess);
+        if count > 0 {
+            let name = self.name_of(domain);
+            log::warn!("store: domain {domain} ({name}) is at its quota of {excess} ({count} times so far)");
         }
     }
 

@@ -61,8 +61,7 @@ struct Directory<'a, 'b> {
 impl<'a, 'b> Directory<'a, 'b> {
     /// Makes a directory with permissions of its own.
     fn make(nodes: &'a mut Nodes<'b>, path: String, permissions: &Permissions) -> Result<Self, Error> {
-        nodes.make_directory(&path)?;
-        nodes.set_permissions(&path, permissions)?;
+        nodes.put(&path, "", permissions)?;
         Ok(Self { nodes, path })
     }
 
@@ -72,9 +71,7 @@ impl<'a, 'b> Directory<'a, 'b> {
 
     /// A key that the guest may change.
     fn write_for_guest(&mut self, key: &str, guest: DomainId) -> Result<(), Error> {
-        let path = format!("{}/{key}", self.path);
-        self.nodes.write(&path, "")?;
-        self.nodes.set_permissions(&path, &Permissions::private(guest))
+        self.nodes.put(&format!("{}/{key}", self.path), "", &Permissions::private(guest))
     }
 }
 

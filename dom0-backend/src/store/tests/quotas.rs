@@ -68,6 +68,26 @@ fn values_permissions_and_paths_have_a_size() {
 }
 
 #[test]
+fn dom0_sees_which_limit_a_guest_hit_and_how_often() {
+    let (mut store, guest) = tight();
+    store.server.write("/local/domain/3/name", "web").unwrap();
+    for _ in 0..3 {
+        assert_eq!(store.write(guest, "a", "0123456789+"), error("ENOSPC"));
+    }
+    store.watch(guest, "a", "1").unwrap();
+    store.watch(guest, "a", "2").unwrap();
+    assert_eq!(store.watch(guest, "a", "3"), error("E2BIG"));
+    let accounts = store.server.accounts();
+    let account = accounts.iter().find(|account| account.domain == DomainId(3)).unwrap();
+    assert_eq!((account.name.as_str(), account.usage.watches), ("web", 2));
+    let size = Excess { quota: Quota::NodeSize, wanted: 11, limit: 10 };
+    let watches = Excess { quota: Quota::Watches, wanted: 3, limit: 2 };
+    assert_eq!(account.refused, [(3, size), (1, watches)]);
+    store.server.release(DomainId(3)).unwrap();
+    assert!(store.server.accounts().iter().all(|account| account.refused.is_empty()));
+}
+
+#[test]
 fn watches_and_transactions_are_counted() {
     let (mut store, guest) = tight();
     store.watch(guest, "a", "1").unwrap();
