@@ -39,19 +39,19 @@ load() {
 }
 "#;
 
-/// A script that puts the guest under these loads, each for as many seconds as its kernel's command line says.
-pub(super) fn script(loads: &[(&str, &str)]) -> String {
-    let loads: String = loads.iter().map(|(name, what)| format!("load {name} {what}\n")).collect();
+/// A script that puts the guest under every load, each for as many seconds as its kernel's command line says.
+pub(super) fn script() -> String {
+    let loads = LOADS.map(|(name, what)| format!("load {name} {what}\n")).concat();
     format!("{BEFORE}{loads}")
 }
 
-/// The kernel, with so many virtual CPUs on a machine of one processor, under each load for a while.
-fn endures(kernel: Kernel, vcpus: u32) {
+/// The kernel, with so many virtual CPUs on a machine of so many processors, under each load for a while.
+fn endures(kernel: Kernel, vcpus: u32, processors: u32) {
     let Some(stock) = Stock::find(kernel) else { return };
     let scratch = program::scratch();
     let disk = scratch.join("disk.img");
-    stock.root_disk(&disk, &script(&LOADS), &[]);
-    let machine_of = move |machine: Machine| machine.disk(disk).processors(1);
+    stock.root_disk(&disk, &script(), &[]);
+    let machine_of = move |machine: Machine| machine.disk(disk).processors(processors);
     let dom0 = stock.dom0().with(machine_of).with(|machine| machine.time_limit(LIMIT * 5));
     let mut dom0 = start(dom0, "disk=disk0");
     let before = Ledger::of(&mut dom0);
@@ -67,10 +67,15 @@ fn endures(kernel: Kernel, vcpus: u32) {
 
 #[test]
 fn a_stock_linux_endures_every_kind_of_load() {
-    endures(Kernel::Standard612, 1);
+    endures(Kernel::Standard612, 1, 1);
 }
 
 #[test]
 fn a_stock_linux_endures_load_on_two_virtual_cpus() {
-    endures(Kernel::Cloud61, 2);
+    endures(Kernel::Cloud61, 2, 1);
+}
+
+#[test]
+fn a_stock_linux_endures_load_on_four_virtual_cpus_and_two_processors() {
+    endures(Kernel::Cloud612, 4, 2);
 }
