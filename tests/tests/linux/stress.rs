@@ -7,7 +7,8 @@ use xtask::machine::Machine;
 
 /// How long each load lasts.
 const SECONDS: u32 = 2;
-/// The names of the loads, and each one's kinds, which run all at once.
+/// The names of the loads, and each one's kinds, which run all at once. `--pthread` is left out for a defect of its own
+/// (docs/testing.md).
 pub(super) const LOADS: [(&str, &str); 8] = [
     ("processes", "--fork 2 --vfork 1 --clone 1 --zombie 1"),
     ("programs", "--exec 2"),
@@ -19,22 +20,29 @@ pub(super) const LOADS: [(&str, &str); 8] = [
     ("signals", "--signal 1 --sigsegv 1 --sigfpe 1 --sigtrap 1 --sigsuspend 1 --bad-altstack 1"),
     ("timers", "--timer 1 --itimer 1 --hrtimers 1 --nanosleep 1 --clock 1 --alarm 1"),
     ("floating-point", "--matrix 2 --cpu 1 --cpu-method fft --vecmath 1 --context 1"),
-    ("switches", "--switch 1 --pipe 1 --futex 1 --pthread 1 --ptrace 1 --set 1"),
+    ("switches", "--switch 1 --pipe 1 --futex 1 --mutex 1 --sem 1 --ptrace 1 --set 1"),
 ];
 
 /// Memory of a guest under load: less, and Linux ends processes for the lack of it, which it complains of.
 pub(super) const MEMORY_MIB: u32 = 384;
 
-/// Comes before the loads. What starts programs must not do so as root.
+/// Comes before the loads. What starts programs must not do so as root. stress-ng ends with 3 when one kind could not
+/// begin, as on a machine so slow that its time is up before it has its memory: then it gets more time.
 const BEFORE: &str = r#"
 echo 'nobody:x:65534:65534::/tmp:/bin/sh' > /etc/passwd
 cd /tmp; chmod 1777 /tmp
 load() {
     name=$1; shift
-    if su nobody -s /bin/sh -c "stress-ng --verify --oomable --timeout ${seconds}s $*" > /log 2>&1; then
+    for times in 1 4 16; do
+        timeout=$((seconds * times))s
+        su nobody -s /bin/sh -c "stress-ng --verify --oomable --timeout $timeout $*" > /log 2>&1
+        status=$?
+        [ $status = 3 ] || break
+    done
+    if [ $status = 0 ]; then
         echo "$name: passed"
     else
-        echo "$name: failed"; cat /log
+        echo "$name: failed with $status"; cat /log
     fi
 }
 "#;

@@ -13,6 +13,26 @@ use core::arch::global_asm;
 /// `eax` of a multiboot2 loader.
 pub const MULTIBOOT2_MAGIC: u32 = 0x36d7_6289;
 
+/// From protected mode to the boot page tables, on any processor: the far jump to 64-bit code is left to do.
+macro_rules! turn_paging_on {
+    () => {
+        r#"
+    mov eax, cr4
+    or eax, 1 << 5                  # PAE
+    mov cr4, eax
+    mov eax, offset boot_l4
+    mov cr3, eax
+    mov ecx, 0xc0000080             # EFER: long mode, SYSCALL, no-execute
+    rdmsr
+    or eax, (1 << 8) | (1 << 0) | (1 << 11)
+    wrmsr
+    mov eax, 0x80010033             # paging, write protection, protected mode; caches, which a reset turns off, on
+    mov cr0, eax
+    "#
+    };
+}
+pub(super) use turn_paging_on;
+
 global_asm!(
     r#"
     .section .boot.header, "a"
@@ -80,18 +100,9 @@ boot_entry:
     mov eax, offset boot_l3_image + 3
     mov [boot_l4 + {image_l4} * 8], eax
 
-    mov eax, cr4
-    or eax, 1 << 5                  # PAE
-    mov cr4, eax
-    mov eax, offset boot_l4
-    mov cr3, eax
-    mov ecx, 0xc0000080             # EFER: long mode, SYSCALL, no-execute
-    rdmsr
-    or eax, (1 << 8) | (1 << 0) | (1 << 11)
-    wrmsr
-    mov eax, cr0
-    or eax, 0x80010001              # paging, write protection, protected mode
-    mov cr0, eax
+    "#,
+    turn_paging_on!(),
+    r#"
     lgdt [boot_gdt_pointer]
     push 8
     mov eax, offset boot_long_mode

@@ -7,6 +7,7 @@
 //! other, so one word tells where the stack is.
 
 use super::{
+    boot::turn_paging_on,
     clock,
     cpu::{self, this_cpu},
     descriptor_tables, local_apic, paging, start, switch,
@@ -60,17 +61,9 @@ secondary_entry32:
     mov ds, eax
     mov es, eax
     mov ss, eax
-    mov eax, cr4
-    or eax, 1 << 5                  # PAE
-    mov cr4, eax
-    mov eax, offset boot_l4
-    mov cr3, eax
-    mov ecx, 0xc0000080             # EFER: long mode, SYSCALL, no-execute
-    rdmsr
-    or eax, (1 << 8) | (1 << 0) | (1 << 11)
-    wrmsr
-    mov eax, 0x80010033             # paging, write protection, protected mode; caches, which a reset turns off, on
-    mov cr0, eax
+    "#,
+    turn_paging_on!(),
+    r#"
     .byte 0xea                      # far jump to 64-bit code
     .long secondary_entry64
     .short 8
