@@ -56,7 +56,7 @@ fn boot_all(processors: u32) {
     any.root_disk(&disk, &format!("{SCRIPT}{}", stress::script()), &[("file", &bench.file)]);
     let machine_disk = disk.clone();
     let dom0 = Dom0::new().words("dom0_mem=384M").network(&[]).with(move |machine| {
-        machine.memory_mib(MACHINE_MIB).processors(processors).disk(machine_disk).time_limit(LIMIT * 20)
+        machine.memory_mib(MACHINE_MIB).processors(processors).disk(machine_disk).time_limit(LIMIT * 40)
     });
     let dom0 = bench.stocks.iter().fold(dom0, |dom0, (_, stock)| stock.add_to(dom0));
     let mut dom0 = start(dom0, "disk=disk0 vif");
