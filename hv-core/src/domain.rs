@@ -11,6 +11,7 @@ use crate::{
     grant_table::GrantTable,
     hypercall::HypercallError,
     io_rights::IoRights,
+    layout::PAGE_SIZE,
     lock::{Mutex, MutexGuard, Once, RwLock},
     machine::machine,
     memory_op::MemoryMap,
@@ -78,6 +79,8 @@ pub struct Domain {
     vcpus: [Once<FrameBox<Vcpu>>; MAX_VCPUS],
     vcpu_count: AtomicU32,
 }
+
+const _: () = assert!(size_of::<Domain>() <= PAGE_SIZE as usize, "a guest more is not to take a frame more");
 
 /// `shutdown_reason` of a domain that has not given one.
 pub const NO_REASON: u32 = u32::MAX;

@@ -3,6 +3,7 @@
 //! The control domain may use everything except what the hypervisor drives itself (interrupt controllers, the
 //! timer, the serial port). Any other domain may use exactly what the control domain has given it.
 
+use crate::frame_object::FrameBox;
 use crate::lock::Mutex;
 use crate::machine::machine;
 use core::ops::RangeInclusive;
@@ -39,25 +40,29 @@ impl Grant {
 /// Ranges a domain can be given; a device needs at most six.
 const MOST_GRANTS: usize = 24;
 
-/// A list of ranges.
-struct Grants([Option<Grant>; MOST_GRANTS]);
+/// A list of ranges. Few domains are ever given one, so it has a frame of its own only then.
+struct Grants(Option<FrameBox<[Option<Grant>; MOST_GRANTS]>>);
 
 impl Grants {
     const fn new() -> Self {
-        Self([None; MOST_GRANTS])
+        Self(None)
     }
 
     fn add(&mut self, grant: Grant) -> Result<(), Errno> {
-        if self.0.contains(&Some(grant)) {
+        if self.any(|known| *known == grant) {
             return Ok(());
         }
-        let slot = self.0.iter_mut().find(|slot| slot.is_none()).ok_or(Errno::ENOSPC)?;
+        if self.0.is_none() {
+            self.0 = FrameBox::try_new([None; MOST_GRANTS]);
+        }
+        let slots = self.0.as_mut().ok_or(Errno::ENOMEM)?;
+        let slot = slots.iter_mut().find(|slot| slot.is_none()).ok_or(Errno::ENOSPC)?;
         *slot = Some(grant);
         Ok(())
     }
 
     fn any(&self, test: impl Fn(&Grant) -> bool) -> bool {
-        self.0.iter().flatten().any(test)
+        self.0.iter().flat_map(|slots| slots.iter()).flatten().any(test)
     }
 }
 
@@ -96,7 +101,8 @@ impl IoRights {
     pub fn take(&self, resource: Resource, range: RangeInclusive<u64>) -> Result<(), Errno> {
         let grant = Grant { resource, first: *range.start(), last: *range.end() };
         let mut granted = self.granted.lock();
-        let slot = granted.0.iter_mut().find(|slot| **slot == Some(grant)).ok_or(Errno::ENOENT)?;
+        let mut slots = granted.0.iter_mut().flat_map(|slots| slots.iter_mut());
+        let slot = slots.find(|slot| **slot == Some(grant)).ok_or(Errno::ENOENT)?;
         *slot = None;
         Ok(())
     }

@@ -20,3 +20,4 @@ mod prompt;
 mod remote;
 mod toolstack;
 mod trials;
+mod tutorial;
