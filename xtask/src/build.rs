@@ -151,6 +151,8 @@ fn compile(workspace: &Workspace, packages: &[&str]) -> Result<PathBuf> {
     build.args(["build", "--release", "--target", TARGET, "--features", FEATURE, "--bins"]);
     build.args(package_arguments(packages));
     build.arg("--target-dir").arg(&target).current_dir(workspace.root());
+    // They would take the place of those in `.cargo/config.toml`, without which the images cannot be compiled.
+    build.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     command::run(&mut build)?;
     Ok(target.join(TARGET).join("release"))
 }
