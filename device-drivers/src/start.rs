@@ -4,7 +4,7 @@ use alloc::rc::Rc;
 
 use pv_runtime::executor::{Either, select, spawn};
 
-use crate::pci::{Address, Bus, Interrupt, Msix};
+use crate::pci::{Address, Bus, COMMAND_MEMORY, Interrupt, Msix, change_command};
 use crate::virtio::{MappedRegisters, SetupError, connect};
 use crate::virtio_blk::{self, VirtioBlk};
 
@@ -19,6 +19,8 @@ impl Interrupts {
     ///
     /// [`SetupError`] if the device has none, or the hypervisor gives none.
     pub fn bind(bus: &impl Bus, address: Address, uses: u16) -> Result<Self, SetupError> {
+        // The table of messages is in the device's memory, which must answer when entries are written.
+        change_command(bus, address, COMMAND_MEMORY, 0);
         let msix = Msix::find(bus, address).ok_or(SetupError::NoInterrupt)?;
         Ok(Self(bus.bind_interrupts(address, &msix, uses)?.into()))
     }

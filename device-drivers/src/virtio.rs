@@ -24,7 +24,7 @@ mod transport;
 pub use error::{DeviceFault, SetupError};
 pub use layout::{DeviceKind, Layout, Region};
 #[cfg(target_os = "none")]
-pub use mapped::{MappedRegisters, connect};
+pub use mapped::{MappedRegisters, connect, reset};
 pub use queue::{
     Buffer, DESCRIPTOR_WORDS, NotifyDevice, QUEUE_SIZE_MAX, QueueFull, Used, Virtqueue, write_table,
 };

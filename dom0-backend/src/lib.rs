@@ -14,6 +14,7 @@ pub mod file_system;
 #[cfg(target_os = "none")]
 pub mod machine;
 pub mod net;
+pub mod pci;
 #[cfg(target_os = "none")]
 mod random;
 pub mod remote;

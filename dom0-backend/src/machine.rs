@@ -23,9 +23,10 @@ use crate::block::{
     BlockDevice, IoError, Operation, Partition, SECTOR_SIZE, TABLE_SECTORS, partitions, transfer,
 };
 use crate::net::{Channel, Interface, Moderation, Platform, Switch};
+use crate::pci::{PciFunctions, Use};
 use crate::remote::Card;
 use crate::virtio_net::{self, Offloads, VirtioNet};
-use device_drivers::pci::{Address, ConfigPorts, report, scan};
+use device_drivers::pci::{Address, ConfigPorts, Function, Reset, report, scan};
 use device_drivers::start::{Interrupts, virtio_disk};
 use device_drivers::virtio::{DeviceKind, MappedRegisters, SetupError, connect};
 
@@ -79,6 +80,8 @@ pub struct Devices {
     pub switch: Option<MachineSwitch>,
     /// The network card that is dom0's own.
     pub management: Option<Rc<ManagementCard>>,
+    /// All PCI functions, and what is done with each.
+    pub functions: Rc<PciFunctions>,
     /// Network cards that were found.
     cards: usize,
 }
@@ -86,37 +89,58 @@ pub struct Devices {
 /// The network card by which dom0 itself is reached, and nobody else.
 pub type ManagementCard = Card<VirtioNet<MappedRegisters>>;
 
-/// Finds the machine's devices, tells the hypervisor of them, and starts those that there are drivers for. The network
-/// card called `management`, such as `nic1`, is kept for dom0 itself.
+/// Finds the machine's devices, tells the hypervisor of them, and starts those that there are drivers for, but for those
+/// `hidden`, which are kept for guests. The network card called `management`, such as `nic1`, is kept for dom0 itself.
 ///
 /// # Errors
 ///
 /// [`Errno`] if the hypervisor lets us at no devices at all.
-pub async fn start_devices(management: Option<&str>) -> Result<Devices, Errno> {
+pub async fn start_devices(management: Option<&str>, hidden: &[Address]) -> Result<Devices, Errno> {
     let config = ConfigPorts::open()?;
     let mut devices = Devices::default();
     for function in scan(&config) {
         if let Err(errno) = report(function.address) {
             log::debug!("{}: not taken note of by the hypervisor: {errno}", function.address);
         }
-        let started = match DeviceKind::of(&function) {
-            Some(DeviceKind::BLOCK) => start_disk(&config, function.address, &mut devices).await,
-            Some(DeviceKind::NETWORK) => {
-                let name = format!("nic{}", devices.cards);
-                devices.cards += 1;
-                if management == Some(name.as_str()) {
-                    start_management(&config, function.address, &mut devices)
-                } else {
-                    start_interface(&config, function.address, &mut devices)
-                }
-            }
-            _ => continue,
+        let used = match hidden.contains(&function.address) {
+            true => Use::Assignable,
+            false => start(&config, &function, management, &mut devices).await,
         };
-        if let Err(error) = started {
-            log::error!("{}: not started: {error}", function.address);
-        }
+        let has_reset = Reset::find(&config, &function).is_some();
+        let is_ours = matches!(used, Use::Driven(_));
+        devices.functions.add(function, if has_reset || is_ours { used } else { Use::NoReset });
     }
     Ok(devices)
+}
+
+/// Starts a function's driver, if there is one and nothing is wrong.
+async fn start(
+    config: &ConfigPorts,
+    function: &Function,
+    management: Option<&str>,
+    devices: &mut Devices,
+) -> Use {
+    let address = function.address;
+    let started = match DeviceKind::of(function) {
+        Some(DeviceKind::BLOCK) => start_disk(config, address, devices).await,
+        Some(DeviceKind::NETWORK) => {
+            let name = format!("nic{}", devices.cards);
+            devices.cards += 1;
+            if management == Some(name.as_str()) {
+                start_management(config, address, devices)
+            } else {
+                start_interface(config, address, devices)
+            }
+        }
+        _ => return Use::Nothing,
+    };
+    match started {
+        Ok(name) => name.map_or(Use::Nothing, Use::Driven),
+        Err(error) => {
+            log::error!("{address}: not started: {error}");
+            Use::Nothing
+        }
+    }
 }
 
 /// Reads the first sectors of a disk and says what they add up to, so that somebody who knows what is on the disk
@@ -154,7 +178,11 @@ pub async fn disk_partitions(disk: &Disk) -> Result<Vec<Partition>, IoError> {
     Ok(partitions(&start, sectors))
 }
 
-async fn start_disk(config: &ConfigPorts, address: Address, devices: &mut Devices) -> Result<(), SetupError> {
+async fn start_disk(
+    config: &ConfigPorts,
+    address: Address,
+    devices: &mut Devices,
+) -> Result<Option<String>, SetupError> {
     let disk = virtio_disk(config, address)?;
     let name = format!("disk{}", devices.disks.len());
     let geometry = disk.geometry();
@@ -162,14 +190,18 @@ async fn start_disk(config: &ConfigPorts, address: Address, devices: &mut Device
     let megabytes = geometry.sectors / (1024 * 1024 / u64::from(SECTOR_SIZE));
     let access = if geometry.is_read_only { "read-only" } else { "read and write" };
     log::info!("{name} at {address}: {megabytes} MiB, {access}, {identity:?}");
-    devices.disks.push(Disk { name, device: disk });
-    Ok(())
+    devices.disks.push(Disk { name: name.clone(), device: disk });
+    Ok(Some(name))
 }
 
-fn start_interface(config: &ConfigPorts, address: Address, devices: &mut Devices) -> Result<(), SetupError> {
+fn start_interface(
+    config: &ConfigPorts,
+    address: Address,
+    devices: &mut Devices,
+) -> Result<Option<String>, SetupError> {
     if devices.switch.is_some() {
         log::warn!("{address}: a second network interface is not used");
-        return Ok(());
+        return Ok(None);
     }
     let (interface, interrupts) = start_card(config, address, Offloads::Taken)?;
     let mut switch = Switch::new([CopyBatch::new(), CopyBatch::new()], FRAME_BUFFERS);
@@ -177,16 +209,20 @@ fn start_interface(config: &ConfigPorts, address: Address, devices: &mut Devices
     let switch = Rc::new(RefCell::new(switch));
     spawn(serve_interface(Rc::clone(&switch), interrupts));
     devices.switch = Some(switch);
-    Ok(())
+    Ok(Some("the switch's network card".into()))
 }
 
 /// Starts a card for dom0 itself. What comes and goes there is little, so it is done without the card's help.
-fn start_management(config: &ConfigPorts, address: Address, devices: &mut Devices) -> Result<(), SetupError> {
+fn start_management(
+    config: &ConfigPorts,
+    address: Address,
+    devices: &mut Devices,
+) -> Result<Option<String>, SetupError> {
     let (interface, interrupts) = start_card(config, address, Offloads::Refused)?;
     let card = Rc::new(Card::new(interface));
     spawn(serve_management(Rc::clone(&card), interrupts));
     devices.management = Some(card);
-    Ok(())
+    Ok(Some("domain 0's own network card".into()))
 }
 
 async fn serve_management(card: Rc<ManagementCard>, interrupts: Interrupts) {

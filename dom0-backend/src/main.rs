@@ -8,12 +8,14 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use device_drivers::pci::Address;
 use dom0_backend::admin::{Admin, DeviceReports, MachineConsole, run_script, talk};
 use dom0_backend::archive::{self, Archive};
 use dom0_backend::backend;
 use dom0_backend::block::{BlockBackEnd, Images, VbdReport};
 use dom0_backend::machine::{Devices, Disk, Machine, check_disk, disk_partitions, start_devices};
 use dom0_backend::net::{NetworkBackEnd, VifReport};
+use dom0_backend::pci::PciBackEnd;
 use dom0_backend::remote::{self, Place};
 use dom0_backend::store_service::StoreService;
 use dom0_backend::toolstack::{GuestConfiguration, Inventory, MachineDisk, Toolstack, look_after_guests};
@@ -36,8 +38,9 @@ async fn main(info: &'static BootInfo) {
     let inventory = Inventory { disks, has_switch: devices.switch.is_some() };
     let own_disks = devices.disks.clone();
     let images = Rc::<Images>::default();
+    let functions = Rc::clone(&devices.functions);
     let back_ends = serve_guests(&service, devices, Rc::clone(&images));
-    let toolstack = Toolstack::new(service, archive, inventory, images);
+    let toolstack = Toolstack::with_functions(service, archive, inventory, images, functions);
     if let Err(error) = toolstack.introduce_dom0(info.memory_pages) {
         println!("error: the store does not take what is to be said of dom0: {error}");
     }
@@ -79,7 +82,8 @@ fn remote_place(info: &BootInfo) -> Option<Place> {
 
 /// The machine's devices; none of them if the hypervisor does not let us.
 async fn start_machine(info: &BootInfo, place: Option<&Place>) -> Devices {
-    let devices = start_devices(place.map(|place| place.card.as_str())).await.unwrap_or_else(|errno| {
+    let management = place.map(|place| place.card.as_str());
+    let devices = start_devices(management, &hidden(info)).await.unwrap_or_else(|errno| {
         println!("error: the machine's devices cannot be reached: {errno}");
         Devices::default()
     });
@@ -91,6 +95,17 @@ async fn start_machine(info: &BootInfo, place: Option<&Place>) -> Devices {
         }
     }
     devices
+}
+
+/// The PCI functions that are kept for guests: `hide=BB:DD.F,...` on the command line.
+fn hidden(info: &BootInfo) -> Vec<Address> {
+    let words = info.option("hide").unwrap_or_default().split(',').filter(|word| !word.is_empty());
+    let parsed = words.map(|word| word.parse().map_err(|_| word));
+    let (good, bad): (Vec<_>, Vec<_>) = parsed.partition(Result::is_ok);
+    for word in bad.into_iter().filter_map(Result::err) {
+        println!("error: hide={word}: no address of a PCI device, such as 00:04.0");
+    }
+    good.into_iter().filter_map(Result::ok).collect()
 }
 
 /// A disk as the toolstack needs to know it.
@@ -120,6 +135,7 @@ async fn open_home(toolstack: &Toolstack, name: &str, disks: &[Disk]) {
 
 /// Starts the back ends for what the machine has.
 fn serve_guests(service: &Rc<StoreService>, devices: Devices, images: Rc<Images>) -> BackEnds {
+    spawn(backend::serve(Rc::new(PciBackEnd::new(devices.functions)), service.connect()));
     let disks = devices.disks.into_iter().map(|disk| (disk.name, disk.device));
     let disks = Rc::new(BlockBackEnd::new(disks, images));
     spawn(backend::serve(Rc::clone(&disks), service.connect()));

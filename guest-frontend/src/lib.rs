@@ -9,6 +9,7 @@
 //!   apps        a command shell, and workloads that print what a test can compare
 //!   net, block  front halves of vif and vbd: pure queues over `ring`, and drivers that connect them
 //!   bench       what things cost, in ticks
+//!   pci         devices that were given to this domain
 //!   lifecycle   how a front end comes, goes and comes back
 //!   buffer      pages that are private or shared, never both
 //! ```
@@ -26,5 +27,6 @@ pub mod command_line;
 pub mod fault;
 pub mod lifecycle;
 pub mod net;
+pub mod pci;
 #[cfg(test)]
 mod testing;

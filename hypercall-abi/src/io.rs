@@ -11,6 +11,7 @@
 pub mod blkif;
 pub mod console;
 pub mod netif;
+pub mod pciif;
 pub mod protocols;
 pub mod ring;
 pub mod xenbus;

@@ -63,8 +63,12 @@ fn a_profile_adds_up_to_what_was_counted() {
 
 #[test]
 fn the_proxy_is_compared_with_the_same_kernel_on_the_bare_machine() {
-    let output = call::xtask().args(["bench", "io", "--json"]).output().expect("cargo starts");
+    let scratch = program::scratch();
+    let page = scratch.join("report.html");
+    let output = call::xtask().args(["bench", "io", "--json", "--html"]).arg(&page).output();
+    let output = output.expect("cargo starts");
     assert_eq!(status(&output), 0, "{}", text(&output.stderr));
+    assert!(std::fs::read_to_string(page).expect("a page was written").contains("</svg>"));
     let report: serde_json::Value = serde_json::from_str(&text(&output.stdout)).expect("one JSON object");
     let workloads = report["workloads"].as_array().expect("a list");
     assert!(workloads.len() >= 7, "{report}");
@@ -73,9 +77,11 @@ fn the_proxy_is_compared_with_the_same_kernel_on_the_bare_machine() {
             let columns = workload["columns"].as_array().expect("a list");
             columns.iter().find(|column| column["name"] == name).cloned().unwrap_or_default()
         };
-        let (proxy, native) = (column("proxy"), column("native"));
+        let (proxy, direct, native) = (column("proxy"), column("direct"), column("native"));
         let ticks = |column: &serde_json::Value| column["instructions"].as_u64().unwrap_or_default();
         assert!(0 < ticks(&native) && ticks(&native) < ticks(&proxy), "{workload}");
+        // Not by much more than the native column, and nothing of domain 0's driver.
+        assert!(ticks(&direct) < 2 * ticks(&native) && direct["totals"]["grant maps"] == 0, "{workload}");
         assert!(
             native["totals"]["dom0 ticks"].is_null() && proxy["totals"]["dom0 ticks"].is_u64(),
             "{workload}"

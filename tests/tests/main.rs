@@ -3,6 +3,7 @@
 //! `cargo xtask test` builds what is booted here and names it in the environment.
 
 mod administration;
+mod assignment;
 mod bench;
 mod boot;
 mod disc;

@@ -39,7 +39,7 @@ const LONG_LIMIT: Duration = Duration::from_secs(1800);
 /// Size of the machine's disk.
 const DISK_BYTES: u64 = 64 << 20;
 /// How long the disk takes for a request, in this computer's time.
-const LATENCY_NS: u64 = 1_000_000;
+const LATENCY_NS: u64 = 3_000_000;
 
 /// What to measure, and how to show it.
 #[derive(Args, Clone, Debug)]
@@ -108,7 +108,7 @@ pub fn bench(workspace: &Workspace, options: &Options, consent: Consent) -> Resu
             show(&machine(&images, &scratch, &format!("bench create {count}"))?.time_limit(LONG_LIMIT))
         }
         Kind::Guests { memory, size } => {
-            let machine = plain_machine(&images, &scratch, &[format!("bench guests {size}")])?;
+            let machine = plain_machine(&images, &scratch, &[format!("bench guests {size}")], "noguest")?;
             show(&machine.memory_mib(*memory).time_limit(LONG_LIMIT))
         }
         Kind::Guest(options) => guest::bench(workspace, &images, options, consent),
@@ -167,18 +167,29 @@ fn run_to_end(machine: &Machine) -> Result<(Vec<String>, String)> {
 
 /// A machine in which domain 0 executes a command and ends, and which counts instructions.
 fn machine(images: &Images, scratch: &Scratch, command: &str) -> Result<Machine> {
-    with_commands(images, scratch, &[command.to_owned()])
+    with_commands(images, scratch, &[command.to_owned()], "noguest")
 }
 
-/// A machine in which domain 0 executes commands and ends, and which counts instructions.
-fn with_commands(images: &Images, scratch: &Scratch, commands: &[String]) -> Result<Machine> {
-    Ok(with_devices(plain_machine(images, scratch, commands)?.time_limit(LIMIT)))
+/// A machine in which domain 0, with these words on its command line, executes commands and ends, and which counts
+/// instructions.
+fn with_commands(
+    images: &Images,
+    scratch: &Scratch,
+    commands: &[String],
+    dom0_words: &str,
+) -> Result<Machine> {
+    Ok(with_devices(plain_machine(images, scratch, commands, dom0_words)?.time_limit(LIMIT)))
 }
 
-/// A machine in which domain 0 executes commands and ends, without devices.
-fn plain_machine(images: &Images, scratch: &Scratch, commands: &[String]) -> Result<Machine> {
+/// A machine in which domain 0, with these words on its command line, executes commands and ends, without devices.
+fn plain_machine(
+    images: &Images,
+    scratch: &Scratch,
+    commands: &[String],
+    dom0_words: &str,
+) -> Result<Machine> {
     let archive = bundle::boot_archive(images, commands)?;
-    let load = Load { images, archive: &archive, hypervisor_words: None, dom0_words: "noguest" };
+    let load = Load { images, archive: &archive, hypervisor_words: None, dom0_words };
     boot::on_weir(load, scratch)
 }
 
@@ -192,7 +203,7 @@ pub fn with_devices(machine: Machine) -> Machine {
     let disk = format!("null-co,node-name=empty,read-zeroes=on,size={DISK_BYTES},latency-ns={LATENCY_NS}");
     let arguments = [
         ["-blockdev", &disk],
-        ["-device", "virtio-blk-pci,drive=empty,disable-legacy=on,ioeventfd=off"],
+        ["-device", "virtio-blk-pci,drive=empty,disable-legacy=on,ioeventfd=off,addr=0x10"],
         ["-netdev", "user,id=sink,ipv6=off"],
         ["-device", "virtio-net-pci,netdev=sink,disable-legacy=on,ioeventfd=off,tx=timer"],
     ];

@@ -12,6 +12,7 @@ const SPACE_IO: u32 = 1 << 0;
 const MEMORY_TYPE_MASK: u32 = 0b11 << 1;
 const MEMORY_TYPE_64_BIT: u32 = 0b10 << 1;
 const MEMORY_FLAGS: u32 = 0xf;
+const PORT_FLAGS: u32 = 0b11;
 
 /// A range of physical addresses that a function answers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,26 @@ pub fn memory_range(config: &impl ConfigSpace, function: Address, index: u8) -> 
     let size = measure(config, function, register, is_wide);
     (address != 0 && size.is_power_of_two() && address.checked_add(size).is_some())
         .then_some(MemoryRange { address, size })
+}
+
+/// The ports that base address register `index` describes, the first and how many; `None` if it is for memory, or was
+/// given none.
+pub fn port_range(config: &impl ConfigSpace, function: Address, index: u8) -> Option<(u16, u16)> {
+    if index >= BASE_ADDRESS_COUNT {
+        return None;
+    }
+    let register = BASE_ADDRESS + 4 * index;
+    let value = config.read_u32(function, register);
+    if value & SPACE_IO == 0 {
+        return None;
+    }
+    let command = change_command(config, function, 0, COMMAND_IO | COMMAND_MEMORY);
+    let kept = ones_kept(config, function, register) & !PORT_FLAGS;
+    config.write_u16(function, COMMAND, command);
+    // Devices may leave the upper half of the mask out.
+    let (first, count) = ((value & !PORT_FLAGS) as u16, (kept as u16).wrapping_neg());
+    (first != 0 && count.is_power_of_two() && first.checked_add(count - 1).is_some())
+        .then_some((first, count))
 }
 
 fn join(high: u32, low: u32) -> u64 {
@@ -126,6 +147,15 @@ mod tests {
         assert_eq!(*first, (FUNCTION, COMMAND, 0));
         assert_eq!((last.0, last.1), (FUNCTION, COMMAND));
         assert!(writes[1..writes.len() - 1].iter().all(|write| write.1 != COMMAND));
+    }
+
+    #[test]
+    fn ports_are_measured_too() {
+        let mut config = device();
+        set_register(&mut config, 0, 0xc001, 0xffff_ffe0);
+        assert_eq!(port_range(&config, FUNCTION, 0), Some((0xc000, 32)));
+        assert_eq!(config.read_u32(FUNCTION, BASE_ADDRESS), 0xc001);
+        assert_eq!(port_range(&config, FUNCTION, 1), None);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use super::config_space::*;
 
 /// Capability: the maker's own; virtio describes its registers with these.
 pub const CAPABILITY_VENDOR: u8 = 0x09;
+/// Capability: interrupts as messages, one for the whole function.
+pub const CAPABILITY_MSI: u8 = 0x05;
 /// Capability: interrupts as messages, with a table of them in the device's memory.
 pub const CAPABILITY_MSIX: u8 = 0x11;
 
@@ -17,6 +19,8 @@ const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASK_ALL: u16 = 1 << 14;
 /// In the control word of [`CAPABILITY_MSIX`]: entries in the table, less one.
 const MSIX_SIZE: u16 = (1 << 11) - 1;
+/// Bytes of an entry of the table.
+const ENTRY_BYTES: u64 = 16;
 /// In the table's place: which base address register; the rest is an offset.
 const MSIX_REGISTER: u32 = 0b111;
 
@@ -78,6 +82,12 @@ impl Msix {
             table_memory: memory_range(config, function, (place & MSIX_REGISTER) as u8)?,
             table_offset: place & !MSIX_REGISTER,
         })
+    }
+
+    /// The physical addresses of the table, in bytes.
+    pub fn table(&self) -> core::ops::Range<u64> {
+        let start = self.table_memory.address + u64::from(self.table_offset);
+        start..start + u64::from(self.entries) * ENTRY_BYTES
     }
 
     /// Lets the function send messages instead of using its interrupt line.

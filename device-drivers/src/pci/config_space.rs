@@ -1,6 +1,7 @@
 //! PCI configuration space: 256 bytes of registers for every function, and the way to them.
 
 use core::fmt;
+use core::str::FromStr;
 
 /// Register (16 bits): who made the device. [`NO_DEVICE`] where there is none.
 pub const VENDOR_ID: u8 = 0x00;
@@ -82,6 +83,27 @@ impl fmt::Display for Address {
     }
 }
 
+/// No address of a function: `BB:DD.F`, in hexadecimal, perhaps with the segment 0000 before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoAddress;
+
+impl FromStr for Address {
+    type Err = NoAddress;
+
+    fn from_str(text: &str) -> Result<Self, NoAddress> {
+        let text = text.strip_prefix("0000:").unwrap_or(text);
+        let parts = text.split_once(':').and_then(|(bus, rest)| Some((bus, rest.split_once('.')?)));
+        let (bus, (device, function)) = parts.ok_or(NoAddress)?;
+        let number = |digits: &str, most: u8| {
+            let number = u8::from_str_radix(digits, 16).map_err(|_| NoAddress)?;
+            let is_plain = digits.len() <= 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            if number <= most && is_plain { Ok(number) } else { Err(NoAddress) }
+        };
+        let device = number(device, DEVICES_PER_BUS - 1)?;
+        Ok(Self::new(number(bus, u8::MAX)?, device, number(function, FUNCTIONS_PER_DEVICE - 1)?))
+    }
+}
+
 impl fmt::Debug for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, formatter)
@@ -110,4 +132,23 @@ pub fn change_command(config: &impl ConfigSpace, function: Address, set: u16, cl
     let before = config.read_u16(function, COMMAND);
     config.write_u16(function, COMMAND, (before & !clear) | set);
     before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn addresses_are_written_as_they_are_read() {
+        for text in ["00:04.0", "ff:1f.7"] {
+            assert_eq!(text.parse::<Address>().map(|address| address.to_string()), Ok(text.into()));
+        }
+        assert_eq!("0000:00:1f.2".parse(), Ok(Address::new(0, 0x1f, 2)));
+        for text in
+            ["", "4", "00:04", "00:20.0", "00:04.8", "0001:00:04.0", "100:00.0", "00:+4.0", "00:04.0 "]
+        {
+            assert_eq!(text.parse::<Address>(), Err(NoAddress), "{text}");
+        }
+    }
 }

@@ -1,9 +1,8 @@
 //! A configuration space for tests: bytes, with base address registers that can be sized.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-
-use hashbrown::HashMap;
 
 use super::config_space::*;
 
@@ -23,7 +22,7 @@ struct FakeFunction {
 /// Functions that a test put in.
 #[derive(Default)]
 pub struct FakeConfigSpace {
-    functions: RefCell<HashMap<Address, FakeFunction>>,
+    functions: RefCell<BTreeMap<Address, FakeFunction>>,
     /// Every write, in order.
     pub writes: RefCell<Vec<(Address, u8, u32)>>,
 }

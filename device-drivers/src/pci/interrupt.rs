@@ -29,7 +29,8 @@ pub fn report(function: Address) -> Result<(), Errno> {
 pub struct Interrupt {
     // Dropped first: the hypervisor does not take back a number with a channel bound to it.
     channel: EventChannel,
-    _number: MappedNumber,
+    /// None if the number is somebody else's to give back.
+    _number: Option<MappedNumber>,
 }
 
 impl Interrupt {
@@ -40,7 +41,16 @@ impl Interrupt {
     /// `EINVAL` if there is no such entry, or what the hypervisor answers.
     fn bind(function: Address, msix: &Msix, entry: u16) -> Result<Self, Errno> {
         let number = MappedNumber::map(function, msix, entry)?;
-        Ok(Self { channel: EventChannel::bind_pirq(number.0)?, _number: number })
+        Ok(Self { channel: EventChannel::bind_pirq(number.0)?, _number: Some(number) })
+    }
+
+    /// Takes an interrupt whose number a back end has mapped for this domain, and will give back.
+    ///
+    /// # Errors
+    ///
+    /// What the hypervisor answers.
+    pub fn of_number(number: PhysicalIrq) -> Result<Self, Errno> {
+        Ok(Self { channel: EventChannel::bind_pirq(number)?, _number: None })
     }
 
     /// Waits for the interrupt, and lets the next one come.

@@ -61,6 +61,19 @@ impl Registers for MappedRegisters {
     }
 }
 
+/// Resets a device that may not use the bus: afterwards it knows no memory of anybody's.
+///
+/// # Errors
+///
+/// As for [`connect`].
+pub fn reset(config: &impl ConfigSpace, function: Address) -> Result<(), SetupError> {
+    let layout = Layout::find(config, function)?;
+    change_command(config, function, COMMAND_MEMORY, 0);
+    let common = MappedRegisters::map(layout.common)?;
+    let notify = MappedRegisters::map(layout.notify)?;
+    Transport::begin(common, notify, layout.notify_multiplier, None)?.reset()
+}
+
 /// Finds and maps a device's registers, lets it use the bus, and resets it.
 ///
 /// # Errors

@@ -4,10 +4,24 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use device_drivers::pci::Address;
 use hypercall_abi::DomainId;
 
 use crate::bench::DiskRequests;
 use crate::toolstack::{GuestConfiguration, GuestDisk, GuestNic};
+
+/// What is done with PCI devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PciCommand {
+    /// Make one for guests.
+    MakeAssignable(Address),
+    /// Take one from those for guests.
+    MakeUnassignable(Address),
+    /// List those that guests can be given.
+    Assignable,
+    /// List those of a guest.
+    Of(String),
+}
 
 /// A command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +174,8 @@ pub enum Command {
     },
     /// Show the hypervisor's counters.
     Counters,
+    /// Something with PCI devices.
+    Pci(PciCommand),
     /// Measure something.
     Bench(BenchCommand),
     /// Make so many guests while steps of making them fail on purpose.

@@ -180,6 +180,7 @@ impl Admin {
                 self.list_devices(&guests, devices::interfaces, devices::interfaces_as_xl)
             }
             Command::Info => self.describe_machine(),
+            Command::Pci(command) => self.pci(&command),
             Command::Log { clears } => log(clears),
             Command::Counters => counters(),
             _ => done(),

@@ -16,6 +16,7 @@ mod listing;
 mod machine_exit;
 pub mod output;
 pub mod parse;
+mod pci;
 mod prompt;
 mod script;
 mod store_quota;

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
+use device_drivers::pci::Address;
 use hypercall_abi::DomainId;
 
 use super::arguments::Arguments;
@@ -191,6 +192,12 @@ impl Command {
             ("block-list", guests) => Self::BlockList(all(guests)),
             ("network-list", guests) => Self::NetworkList(all(guests)),
             ("top", _) => Self::top(arguments)?,
+            ("pci-assignable-add", [address]) => Self::Pci(PciCommand::MakeAssignable(function(address)?)),
+            ("pci-assignable-remove", [address]) => {
+                Self::Pci(PciCommand::MakeUnassignable(function(address)?))
+            }
+            ("pci-assignable-list", []) => Self::Pci(PciCommand::Assignable),
+            ("pci-list", [guest]) => Self::Pci(PciCommand::Of(text(guest))),
             ("info", [] | ["-n"]) => Self::Info,
             ("dmesg", []) => Self::Log { clears: false },
             ("dmesg", ["-c" | "--clear"]) => Self::Log { clears: true },
@@ -322,6 +329,12 @@ fn is_file(word: &str) -> bool {
 
 fn number<T: core::str::FromStr>(what: &str, word: &str) -> Result<T, Misunderstood> {
     word.parse().map_err(|_| Misunderstood(format!("{word:?} is no number of {what}")))
+}
+
+/// The address of a PCI function.
+fn function(word: &str) -> Result<Address, Misunderstood> {
+    word.parse()
+        .map_err(|_| Misunderstood(format!("{word:?} is no address of a PCI device, such as 00:04.0")))
 }
 
 /// An amount of memory: MiB, or with a letter behind it that says of what.

@@ -103,7 +103,7 @@ async fn from_disk(toolstack: &Rc<Toolstack>, name: &str, depth: u32) -> Result<
 /// Disk requests to be measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskRequests {
-    /// The disk, which is written to if the requests write.
+    /// The disk, or the PCI address of one that the guest is to drive itself. It is written to if the requests write.
     pub disk: String,
     /// What they are, as a guest's command `bench io` takes it: action, order, bytes.
     pub kind: [String; 3],
@@ -118,7 +118,10 @@ pub async fn disk_requests(toolstack: &Rc<Toolstack>, requests: &DiskRequests) -
     let DiskRequests { disk, kind, depth, rounds: times } = requests;
     // Who only reads may do so beside others.
     let access = if kind[0] == "read" { "r!" } else { "w" };
-    let disk = format!("disk={disk},xvda,{access}");
+    let disk = match disk.contains(':') {
+        true => format!("pci={disk},permissive=1"),
+        false => format!("disk={disk},xvda,{access}"),
+    };
     let guest = Subject::make(toolstack, "bench", &["memory=32", &disk]).await?;
     let kind = kind.join(" ");
     let name = format!("{kind} {depth}");

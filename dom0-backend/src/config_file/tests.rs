@@ -90,7 +90,8 @@ fn every_key_is_in_one_table_only() {
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
     assert_eq!(support("memory"), Some(Support::Taken));
     assert_eq!(support("vncpasswd"), Some(Support::WithoutEffect));
-    assert_eq!(support("pci"), Some(Support::Missing));
+    assert_eq!(support("pci"), Some(Support::Taken));
+    assert_eq!(support("pci_seize"), Some(Support::Missing));
     assert_eq!(support("memroy"), None);
 }
 

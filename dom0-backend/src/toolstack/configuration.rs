@@ -15,6 +15,7 @@ use hypercall_abi::xen::XEN_LEGACY_MAX_VCPUS;
 use super::disk::{DiskError, GuestDisk};
 use super::handle::Handle;
 use super::nic::{GuestNic, MacAddress, NicError};
+use super::pci::{GuestPci, PciError};
 use crate::archive;
 
 /// The longest name of a guest.
@@ -81,6 +82,8 @@ pub struct GuestConfiguration {
     pub disks: Vec<GuestDisk>,
     /// Its network interfaces.
     pub nics: Vec<GuestNic>,
+    /// Devices of the machine that it drives itself.
+    pub pci: Vec<GuestPci>,
     /// What is done when it switches itself off.
     pub on_poweroff: Reaction,
     /// What is done when it wants to be started anew.
@@ -111,6 +114,8 @@ pub enum SettingError {
     Disk(DiskError),
     /// A network interface.
     Nic(NicError),
+    /// A device of the machine.
+    Pci(PciError),
     /// Two disks have the same name.
     SameDisk(String),
     /// There is no name left for another disk.
@@ -140,6 +145,7 @@ impl fmt::Display for SettingError {
                 write!(formatter, "{setting}={value}: {expected} is expected")
             }
             Self::Disk(error) => error.fmt(formatter),
+            Self::Pci(error) => error.fmt(formatter),
             Self::Nic(error) => error.fmt(formatter),
             Self::TooManyDisks => formatter.write_str("a guest has at most 16 disks"),
             Self::SameDisk(name) => write!(formatter, "two disks are called {name}"),
@@ -159,6 +165,12 @@ impl core::error::Error for SettingError {}
 impl From<DiskError> for SettingError {
     fn from(error: DiskError) -> Self {
         Self::Disk(error)
+    }
+}
+
+impl From<PciError> for SettingError {
+    fn from(error: PciError) -> Self {
+        Self::Pci(error)
     }
 }
 
@@ -190,6 +202,7 @@ impl GuestConfiguration {
             command_line: String::new(),
             disks: Vec::new(),
             nics: Vec::new(),
+            pci: Vec::new(),
             on_poweroff: Reaction::Destroy,
             on_reboot: Reaction::Restart,
             on_crash: Reaction::Destroy,
@@ -268,6 +281,7 @@ impl GuestConfiguration {
             Some(("vif", nic)) => {
                 self.add_nic(nic.parse()?);
             }
+            Some(("pci", device)) => self.add_pci(device.parse()?)?,
             None if word == "vif" => {
                 self.add_nic(GuestNic::default());
             }
@@ -277,6 +291,15 @@ impl GuestConfiguration {
             None if word == "paused" => self.starts_paused = true,
             _ => return Err(SettingError::Unknown(word.to_owned())),
         }
+        Ok(())
+    }
+
+    /// Adds a device of the machine.
+    fn add_pci(&mut self, device: GuestPci) -> Result<(), PciError> {
+        if self.pci.iter().any(|known| known.address == device.address) {
+            return Err(PciError::Same(device.address));
+        }
+        self.pci.push(device);
         Ok(())
     }
 
@@ -417,6 +440,7 @@ mod tests {
             assert_eq!(message(&[&format!("vcpus={count}")]), expected);
         }
         assert_eq!(message(&["colour=red"]), "there is no setting \"colour=red\"; see `help create`");
+        assert_eq!(message(&["pci=00:04.0", "pci=0000:00:04.0"]), "pci: 00:04.0 is there twice");
         assert_eq!(message(&["kernel="]), "kernel=: a file of the boot archive is expected");
         assert_eq!(message(&["on_crash=cry"]), "on_crash=cry: destroy, restart or preserve is expected");
         assert!(parse(&[&format!("cmdline={}", "x".repeat(1024))]).is_err());

@@ -19,7 +19,7 @@ use hypercall_abi::memory::{
 };
 use hypercall_abi::sysctl::*;
 use hypercall_abi::xen::{MMUEXT_PIN_L4_TABLE, MmuextOp};
-use hypercall_abi::{DomainId, Errno, MachineFrame, Port, VcpuId};
+use hypercall_abi::{DomainId, Errno, MachineFrame, PhysicalIrq, Port, VcpuId};
 use pv_runtime::hypercall;
 use zerocopy::FromZeros;
 
@@ -45,6 +45,49 @@ fn domctl(call: &mut Domctl) -> Result<(), Errno> {
 fn sysctl(call: &mut Sysctl) -> Result<(), Errno> {
     // SAFETY: a `Sysctl`, and for addresses as with `domctl`.
     unsafe { hypercall::sysctl(call) }.map(drop)
+}
+
+/// I/O space that a domain may be let at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoRange {
+    /// Frames of memory: the first, and how many.
+    Memory(u64, u64),
+    /// Ports: the first, and how many.
+    Ports(u16, u16),
+}
+
+/// Lets a domain at I/O space, or no longer.
+///
+/// # Errors
+///
+/// `EPERM` for what the hypervisor uses itself, `ENOSPC` for too many ranges, `ENOENT` for what was not given.
+pub fn allow_io(domain: DomainId, range: &IoRange, is_allowed: bool) -> Result<(), Errno> {
+    let allow_access = u8::from(is_allowed);
+    domctl(&mut match *range {
+        IoRange::Memory(first_mfn, nr_mfns) => {
+            let right = DomctlIomemPermission { first_mfn, nr_mfns, allow_access, ..Default::default() };
+            Domctl::new(XEN_DOMCTL_IOMEM_PERMISSION, domain).with_payload(&right)
+        }
+        IoRange::Ports(first, count) => {
+            let right = DomctlIoportPermission {
+                first_port: first.into(),
+                nr_ports: count.into(),
+                allow_access,
+                ..Default::default()
+            };
+            Domctl::new(XEN_DOMCTL_IOPORT_PERMISSION, domain).with_payload(&right)
+        }
+    })
+}
+
+/// Lets a domain bind a physical interrupt, or no longer.
+///
+/// # Errors
+///
+/// As for [`allow_io`].
+pub fn allow_interrupt(domain: DomainId, pirq: PhysicalIrq, is_allowed: bool) -> Result<(), Errno> {
+    let right = DomctlIrqPermission { pirq, allow_access: u8::from(is_allowed), ..Default::default() };
+    domctl(&mut Domctl::new(XEN_DOMCTL_IRQ_PERMISSION, domain).with_payload(&right))
 }
 
 /// Makes an empty, paused domain.

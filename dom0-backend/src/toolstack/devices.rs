@@ -175,7 +175,7 @@ impl Toolstack {
     }
 
     /// What guests other than `guest` are like: those that are there, and those that are being made.
-    fn others(&self, guest: &str) -> Vec<(String, GuestConfiguration)> {
+    pub(super) fn others(&self, guest: &str) -> Vec<(String, GuestConfiguration)> {
         let guests = self.guests.borrow();
         let there = guests.values().map(|guest| (guest.name(), guest.next_configuration()));
         let in_making = self.in_making.borrow();

@@ -11,6 +11,7 @@ use kernel_file::KernelFileError;
 use super::disk::{Part, Target};
 use super::nic::MacAddress;
 use crate::file_system::FileSystemError;
+use crate::pci::PciProblem;
 use crate::store;
 
 /// Memory that is missing, and where it is.
@@ -105,6 +106,8 @@ pub enum CreateError {
     },
     /// Another guest, this one, has the same handle.
     HandleInUse(String),
+    /// A device of the machine is not to be had.
+    Pci(PciProblem),
     /// The hypervisor refused a step.
     Refused {
         /// Which one.
@@ -133,6 +136,7 @@ impl CreateError {
             Self::DiskInUse { .. } | Self::DiskIsOwn(_) => "disk-in-use",
             Self::AddressInUse { .. } => "address-in-use",
             Self::HandleInUse(_) => "uuid-in-use",
+            Self::Pci(problem) => problem.kind(),
             Self::Refused { .. } => "hypervisor",
             Self::Store(_) => "store",
             Self::NotIntroduced => "store-connection",
@@ -182,6 +186,7 @@ impl fmt::Display for CreateError {
                 write!(formatter, "{address} is the address of an interface of {guest}")
             }
             Self::HandleInUse(guest) => write!(formatter, "the uuid is that of {guest}"),
+            Self::Pci(problem) => problem.fmt(formatter),
             Self::Refused { step, errno } => write!(formatter, "the hypervisor refused to {step}: {errno}"),
             Self::Store(error) => write!(formatter, "the store: {error}"),
             Self::NotIntroduced => {
@@ -196,6 +201,12 @@ impl core::error::Error for CreateError {}
 impl From<store::Error> for CreateError {
     fn from(error: store::Error) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<PciProblem> for CreateError {
+    fn from(problem: PciProblem) -> Self {
+        Self::Pci(problem)
     }
 }
 

@@ -146,8 +146,10 @@ impl Draft {
             self.warn(one.line, format!("{key} is set in line {earlier} already; this one counts"));
         }
         match (key, &one.value) {
-            ("disk" | "vif", Value::List(values)) => self.assign_devices(one, values),
-            ("disk" | "vif", _) => Err((Some(one.line), format!("{key} is a list: {key} = [ '...' ]"))),
+            ("disk" | "vif" | "pci", Value::List(values)) => self.assign_devices(one, values),
+            ("disk" | "vif" | "pci", _) => {
+                Err((Some(one.line), format!("{key} is a list: {key} = [ '...' ]")))
+            }
             ("cpus", Value::List(_)) => {
                 Err((Some(one.line), "cpus: virtual CPUs cannot be pinned yet; only \"all\"".to_owned()))
             }
@@ -171,6 +173,7 @@ impl Draft {
     fn forget_devices(&mut self, key: &str) {
         match key {
             "disk" => self.configuration.disks.clear(),
+            "pci" => self.configuration.pci.clear(),
             _ => self.configuration.nics.clear(),
         }
     }
@@ -178,7 +181,7 @@ impl Draft {
     /// A word such as `memory=64`, or a bare one. The first device of a kind takes the place of all in the file.
     fn assign_word(&mut self, word: &str) -> Result<(), String> {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
-        if matches!(key, "disk" | "vif") {
+        if matches!(key, "disk" | "vif" | "pci") {
             if !self.renewed.iter().any(|known| known == key) {
                 self.renewed.push(key.to_owned());
                 self.forget_devices(key);
@@ -317,7 +320,7 @@ mod tests {
     fn mistakes_are_told_with_file_and_line() {
         for (text, expected) in [
             ("name='a'\nmemroy=5", "web.cfg: line 2: there is no key \"memroy\""),
-            ("name='a'\npci=['01:00.0']", "web.cfg: line 2: pci is not there yet"),
+            ("name='a'\nusbdev=['type=hostdev']", "web.cfg: line 2: usbdev is not there yet"),
             ("memory=64", "web.cfg: the guest's name is missing: name = \"...\""),
             ("name=['a']", "web.cfg: line 1: name is no list"),
             (
@@ -363,6 +366,6 @@ mod tests {
             assert_eq!(read(text, &[]), Err(expected.to_owned()), "{text}");
         }
         assert_eq!(read(WEB, &["colour=red"]), Err("web.cfg: there is no key \"colour\"".to_owned()));
-        assert_eq!(read(WEB, &["pci=x"]), Err("web.cfg: pci is not there yet".to_owned()));
+        assert_eq!(read(WEB, &["pool=x"]), Err("web.cfg: pool is not there yet".to_owned()));
     }
 }

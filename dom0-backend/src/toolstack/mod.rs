@@ -28,6 +28,7 @@ mod lifecycle;
 mod memory;
 mod nic;
 mod nodes;
+mod pci;
 mod watch;
 
 use alloc::borrow::{Cow, ToOwned};
@@ -46,6 +47,7 @@ use crate::archive::Archive;
 use crate::block::{BlockDevice, DiskRange, Images};
 use crate::console::Consoles;
 use crate::file_system::{DiskSource, FileSystem, FileSystemError};
+use crate::pci::PciFunctions;
 use crate::store_service::StoreService;
 use builder::{BuiltDomain, Parts};
 use faults::Faults;
@@ -62,6 +64,7 @@ pub use handle::Handle;
 pub use hot_plug::{Plug, PlugError};
 pub use lifecycle::ShutdownRequest;
 pub use nic::{GuestNic, MacAddress, NicError};
+pub use pci::{GuestPci, PciError};
 pub use watch::look_after_guests;
 
 /// Where configuration files of guests lie that start by themselves.
@@ -88,6 +91,7 @@ pub struct Toolstack {
     consoles: Consoles,
     archive: Archive<'static>,
     inventory: Inventory,
+    functions: Rc<PciFunctions>,
     home: RefCell<Option<Home>>,
     /// Files of that file system that are disks.
     images: Rc<Images>,
@@ -109,6 +113,17 @@ impl Toolstack {
         inventory: Inventory,
         images: Rc<Images>,
     ) -> Rc<Self> {
+        Self::with_functions(service, archive, inventory, images, Rc::default())
+    }
+
+    /// The same on a machine with PCI functions for guests.
+    pub fn with_functions(
+        service: Rc<StoreService>,
+        archive: Archive<'static>,
+        inventory: Inventory,
+        images: Rc<Images>,
+        functions: Rc<PciFunctions>,
+    ) -> Rc<Self> {
         let store = service.connect();
         Rc::new(Self {
             service,
@@ -116,6 +131,7 @@ impl Toolstack {
             consoles: Consoles::default(),
             archive,
             inventory,
+            functions,
             home: RefCell::default(),
             images,
             guests: RefCell::default(),
@@ -148,6 +164,11 @@ impl Toolstack {
     /// What the machine has for guests.
     pub fn inventory(&self) -> &Inventory {
         &self.inventory
+    }
+
+    /// The machine's PCI functions.
+    pub fn functions(&self) -> &Rc<PciFunctions> {
+        &self.functions
     }
 
     /// Faults on purpose.
@@ -186,6 +207,7 @@ impl Toolstack {
         let reservation = self.reserve(&configuration.name)?;
         let configuration = self.without_missing_devices(configuration).await?;
         self.check_disks(&configuration)?;
+        self.check_pci(&configuration)?;
         self.check_addresses(&configuration)?;
         reservation.hold(&configuration);
         let handle = configuration.handle.unwrap_or_else(|| Handle::new(self.made.get()));
@@ -271,6 +293,7 @@ impl Toolstack {
         let _name = self.reserve(&configuration.name)?;
         let configuration = self.without_missing_devices(configuration).await?;
         self.check_disks(&configuration)?;
+        self.check_pci(&configuration)?;
         self.check_addresses(&configuration)?;
         let files = self.files(&configuration).await?;
         builder::try_out(&files.parts(&configuration, Handle::DOM0, &self.faults)).await

@@ -8,6 +8,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
+use hypercall_abi::io::pciif::key;
 use hypercall_abi::io::xenbus::XenbusState;
 use hypercall_abi::{DomainId, MachineFrame, Port};
 use pv_runtime::xenbus::domain_path;
@@ -16,6 +17,7 @@ use super::configuration::GuestConfiguration;
 use super::disk::{GuestDisk, Target};
 use super::handle::Handle;
 use super::nic::{GuestNic, SWITCH};
+use super::pci::GuestPci;
 use crate::net::Vlan;
 use crate::store::{Error, Grant, Nodes, Permissions, Rights};
 
@@ -90,7 +92,7 @@ pub fn write(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     for nic in &built.configuration.nics {
         write_nic(nodes, built.domain, &built.configuration.name, nic)?;
     }
-    Ok(())
+    write_pci(nodes, built.domain, &built.configuration.pci)
 }
 
 fn write_home(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
@@ -203,6 +205,22 @@ pub fn write_nic(nodes: &mut Nodes<'_>, guest: DomainId, name: &str, nic: &Guest
     back.write("state", XenbusState::Initialising.number())
 }
 
+/// Writes both halves of the one device that stands for all that a guest drives itself, if there are any.
+fn write_pci(nodes: &mut Nodes<'_>, guest: DomainId, devices: &[GuestPci]) -> Result<(), Error> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let mut back = write_pair(nodes, "pci", guest, 0, |_| Ok(()))?;
+    for (number, device) in devices.iter().enumerate() {
+        back.write(&format!("{}{number}", key::DEV), format!("0000:{}", device.address))?;
+        back.write(&format!("opts-{number}"), format!("permissive={}", u8::from(device.is_permissive)))?;
+        back.write(&format!("state-{number}"), XenbusState::Initialising.number())?;
+    }
+    back.write(key::NUM_DEVS, devices.len())?;
+    back.write("online", 1)?;
+    back.write("state", XenbusState::Initialising.number())
+}
+
 /// Writes what the two halves of a device say of each other, and the front end as `more` says; gives the back
 /// end's directory. The back end's state is to be written last: it is what a back end waits for.
 fn write_pair<'a, 'b>(
@@ -238,7 +256,7 @@ pub fn back_end(kind: &str, guest: DomainId, number: u32) -> String {
 /// The directories of a guest's back ends that can be closed, each with the device's kind and number.
 pub fn back_ends(nodes: &mut Nodes<'_>, guest: DomainId) -> alloc::vec::Vec<String> {
     let mut found = alloc::vec::Vec::new();
-    for kind in ["vbd", "vif"] {
+    for kind in ["vbd", "vif", "pci"] {
         let directory = format!("{}/backend/{kind}/{guest}", domain_path(BACK_END));
         let numbers = nodes.list(&directory).unwrap_or_default();
         found.extend(numbers.into_iter().map(|number| format!("{directory}/{number}")));
@@ -278,7 +296,7 @@ pub fn remove_device(nodes: &mut Nodes<'_>, kind: &str, guest: DomainId, number:
 /// Removes all that is said of a guest.
 pub fn remove(nodes: &mut Nodes<'_>, guest: DomainId, handle: Handle) {
     let mut paths = alloc::vec![domain_path(guest), format!("/vm/{handle}")];
-    for kind in ["console", "vbd", "vif"] {
+    for kind in ["console", "vbd", "vif", "pci"] {
         paths.push(format!("{}/backend/{kind}/{guest}", domain_path(BACK_END)));
     }
     paths.iter().for_each(|path| remove_path(nodes, path));
@@ -375,6 +393,24 @@ mod tests {
             assert_eq!(value(&mut server, &format!("/local/domain/5/cpu/{number}/availability")), "online");
         }
         assert!(server.read("/local/domain/5/cpu/3/availability").is_err());
+    }
+
+    #[test]
+    fn devices_that_a_guest_drives_itself_are_one_device_of_the_store() {
+        let mut server = store_of(&["pci=00:04.0,permissive=1", "pci=01:00.1,permissive=1"]);
+        let (front, back) = ("/local/domain/5/device/pci/0", "/local/domain/0/backend/pci/5/0");
+        assert_eq!(value(&mut server, &format!("{front}/backend")), back);
+        for (key, expected) in [
+            ("num_devs", "2"),
+            ("dev-0", "0000:00:04.0"),
+            ("dev-1", "0000:01:00.1"),
+            ("opts-1", "permissive=1"),
+        ] {
+            assert_eq!(value(&mut server, &format!("{back}/{key}")), expected, "{key}");
+        }
+        let ends = server.nodes(|nodes| back_ends(nodes, GUEST));
+        assert_eq!(ends, [back], "it is waited for when the guest ends");
+        assert!(store_of(&[]).read(front).is_err());
     }
 
     #[test]

@@ -15,10 +15,12 @@ use pv_runtime::xenbus::{Device, Store, StoreError};
 #[cfg(target_os = "none")]
 use {
     crate::block::OwnedDisk,
-    device_drivers::pci::{ConfigPorts, Function, scan},
+    crate::pci::{PciDriver, PciFront},
+    device_drivers::pci::{Bus, ConfigPorts, Function, scan},
     device_drivers::start::virtio_disk,
     device_drivers::virtio::DeviceKind,
     hypercall_abi::Errno,
+    pv_runtime::executor::Notify,
 };
 
 use super::failure::Failure;
@@ -120,19 +122,32 @@ impl Machine {
         };
         disks.look(usize::MAX, &connect).await?;
         spawn(disks.follow(usize::MAX, connect));
+        #[cfg(target_os = "none")]
+        self.find_given_devices().await;
         Ok(())
+    }
+
+    /// Starts the disks among the devices that were given to this domain, if there are any.
+    #[cfg(target_os = "none")]
+    async fn find_given_devices(&self) {
+        let Some(store) = &self.store else { return };
+        let Ok(device) = Device::frontend(store, "pci", 0).await else { return };
+        let (disks, is_up) = (self.disks.clone(), Rc::new(Notify::new()));
+        let up = Rc::clone(&is_up);
+        let driver = PciDriver::new(move |bus: &PciFront| {
+            start_disks(&disks, bus);
+            up.ring();
+        });
+        spawn(async move { lifecycle::run(&device, driver).await });
+        if timeout(START_TIME, is_up.wait()).await.is_err() {
+            log::error!("the devices that were given to this domain do not come up");
+        }
     }
 
     /// Starts the disks that this domain drives itself, for there is nobody else.
     #[cfg(target_os = "none")]
     fn find_own_disks(&self) -> Result<(), Errno> {
-        let bus = ConfigPorts::open()?;
-        for (number, function) in (0..).zip(scan(&bus).iter().filter(|function| is_disk(function))) {
-            match virtio_disk(&bus, function.address) {
-                Ok(device) => drop(spawn(OwnedDisk::new(&self.disks.add(number), device).run())),
-                Err(error) => log::error!("{}: not started: {error}", function.address),
-            }
-        }
+        start_disks(&self.disks, &ConfigPorts::open()?);
         Ok(())
     }
 
@@ -189,9 +204,16 @@ impl Machine {
     }
 }
 
+/// Starts every disk on a bus.
 #[cfg(target_os = "none")]
-fn is_disk(function: &Function) -> bool {
-    DeviceKind::of(function) == Some(DeviceKind::BLOCK)
+fn start_disks(disks: &Disks, bus: &impl Bus) {
+    let is_disk = |function: &&Function| DeviceKind::of(function) == Some(DeviceKind::BLOCK);
+    for (number, function) in (0..).zip(scan(bus).iter().filter(is_disk)) {
+        match virtio_disk(bus, function.address) {
+            Ok(device) => drop(spawn(OwnedDisk::new(&disks.add(number), device).run())),
+            Err(error) => log::error!("{}: not started: {error}", function.address),
+        }
+    }
 }
 
 /// The domain's front ends of one kind, and the tasks that run them.

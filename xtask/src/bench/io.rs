@@ -5,11 +5,12 @@
 //! agree ([`with_devices`](super::with_devices)); each kind is also made on a disk that stores what it is given, where
 //! every byte is compared: by the guest, and at last in the disk's file here.
 
+mod page;
 mod report;
 mod workload;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -41,6 +42,9 @@ pub struct Options {
     /// Print one JSON object instead of a table; docs/comparison.md describes it.
     #[arg(long)]
     json: bool,
+    /// Write a page with plots to this file, too.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Measure twice, and fail unless both runs agree to the instruction.
     #[arg(long)]
     twice: bool,
@@ -63,9 +67,16 @@ impl Column {
 /// Measures; returns whether both runs agree, if there were to be two.
 pub fn bench(workspace: &Workspace, images: &Images, scratch: &Scratch, options: &Options) -> Result<bool> {
     let bare = build::build_bare_machine(workspace)?;
-    let measure = || Ok::<_, anyhow::Error>([proxy(images, scratch)?, native(&bare, images, scratch)?]);
+    let measure = || {
+        let columns = [proxy(images, scratch)?, direct(images, scratch)?, native(&bare, images, scratch)?];
+        Ok::<_, anyhow::Error>(columns)
+    };
     let columns = measure()?;
     print!("{}", if options.json { report::json(&columns) } else { report::text(&columns) });
+    if let Some(file) = &options.html {
+        fs::write(file, page::html(&columns)).with_context(|| format!("cannot write {}", file.display()))?;
+        progress::stage(format_args!("the plots are in {}", file.display()));
+    }
     if !options.twice {
         return Ok(true);
     }
@@ -92,15 +103,33 @@ fn agree(first: &[Column], second: &[Column]) -> bool {
 /// A guest on Weir, whose disk is domain 0's to drive.
 fn proxy(images: &Images, scratch: &Scratch) -> Result<Column> {
     progress::stage("measuring a guest behind the proxy; this takes a minute");
+    on_weir("proxy", images, scratch, "noguest", ["disk0", "disk=disk1,xvda,w"])
+}
+
+/// A guest on Weir that drives the disk itself.
+fn direct(images: &Images, scratch: &Scratch) -> Result<Column> {
+    progress::stage("measuring a guest that was given the disk");
+    let words = "noguest hide=00:10.0,00:11.0";
+    on_weir("direct", images, scratch, words, ["00:10.0", "pci=00:11.0,permissive=1"])
+}
+
+/// A guest on Weir: `counted` is its disk as domain 0's command takes it, `checked` the setting for the other one.
+fn on_weir(
+    name: &'static str,
+    images: &Images,
+    scratch: &Scratch,
+    dom0_words: &str,
+    [counted, checked]: [&str; 2],
+) -> Result<Column> {
     let disk = CheckedDisk::new(scratch)?;
     let mut commands: Vec<_> =
-        WORKLOADS.iter().map(|kind| format!("bench io disk0 {} {}", kind.words(), kind.rounds)).collect();
-    commands.push("create check memory=64 disk=disk1,xvda,w cmdline=noecho".to_owned());
+        WORKLOADS.iter().map(|kind| format!("bench io {counted} {} {}", kind.words(), kind.rounds)).collect();
+    commands.push(format!("create check memory=64 {checked} cmdline=noecho"));
     commands.extend(checks(0).map(|command| format!("guest-run -t 600 check \"{command}\"")));
-    let machine = disk.add_to(with_commands(images, scratch, &commands)?).time_limit(LIMIT);
+    let machine = disk.add_to(with_commands(images, scratch, &commands, dom0_words)?).time_limit(LIMIT);
     let (lines, _) = run_to_end(&machine)?;
     disk.compare()?;
-    Column::read("proxy", &lines)
+    Column::read(name, &lines)
 }
 
 /// The same kernel with nothing under it.
@@ -156,7 +185,7 @@ impl<'a> CheckedDisk<'a> {
     fn add_to(&self, machine: Machine) -> Machine {
         let file = self.scratch.join(Self::FILE);
         let disk = format!("file,node-name=checked,filename={}", file.display());
-        [["-blockdev", &disk], ["-device", "virtio-blk-pci,drive=checked,disable-legacy=on"]]
+        [["-blockdev", &disk], ["-device", "virtio-blk-pci,drive=checked,disable-legacy=on,addr=0x11"]]
             .as_flattened()
             .iter()
             .fold(machine, |machine, word| machine.argument(*word))

@@ -6,10 +6,10 @@ use crate::bench::figures::Traffic;
 use crate::bench::table::{each, string, verdict};
 
 /// The parties' ticks, as they are counted and as they are shown.
-const PARTIES: [(&str, &str); 3] =
+pub(super) const PARTIES: [(&str, &str); 3] =
     [("guest ticks", "guest"), ("hypervisor ticks", "hypervisor"), ("dom0 ticks", "dom0")];
 /// What is counted besides, as far as the table shows it.
-const EVENTS: [&str; 8] = [
+pub(super) const EVENTS: [&str; 8] = [
     "hypercalls",
     "notifications",
     "device interrupts",
@@ -23,18 +23,18 @@ const EVENTS: [&str; 8] = [
 const BASE: &str = "native";
 
 /// Instructions of all parties together.
-fn all(traffic: &Traffic) -> u64 {
+pub(super) fn all(traffic: &Traffic) -> u64 {
     PARTIES.iter().map(|(counted, _)| traffic.total(counted)).sum()
 }
 
 /// How many hundredths of the base a column is.
-fn percent(columns: &[Column], column: &Column, workload: &Workload) -> Option<u64> {
+pub(super) fn percent(columns: &[Column], column: &Column, workload: &Workload) -> Option<u64> {
     let base = columns.iter().find(|column| column.name == BASE)?.of(workload)?;
     let (base, other) = (all(base).max(1), all(column.of(workload)?));
     Some((other * 100 + base / 2) / base)
 }
 
-fn times(percent: u64) -> String {
+pub(super) fn times(percent: u64) -> String {
     format!("{}.{:02}", percent / 100, percent % 100)
 }
 
@@ -75,10 +75,16 @@ fn line(columns: &[Column], workload: &Workload, what: &str, value: impl Fn(&Tra
 fn ratios(columns: &[Column], workload: &Workload) -> String {
     let shown = |column: &Column| percent(columns, column, workload).map_or(String::new(), times);
     let values: String = columns.iter().map(|column| format!("{:>12}", shown(column))).collect();
-    let goal = workload.goal_percent.map_or(String::new(), |goal| format!("   goal <={}", times(goal)));
-    let proxy = columns.first().and_then(|proxy| percent(columns, proxy, workload));
-    let met = proxy.zip(workload.goal_percent).map(|(ratio, goal)| ratio <= goal);
-    format!("  {:<24}{values}{goal}{}\n", format!("times {BASE}"), verdict(met))
+    let goal = goal(columns, workload);
+    let shown = goal.map_or(String::new(), |(goal, _)| format!("   goal <={}", times(goal)));
+    let met = verdict(goal.map(|(_, is_met)| is_met));
+    format!("  {:<24}{values}{shown}{met}\n", format!("times {BASE}"))
+}
+
+/// The goal for the first column, if there is one, and whether it is met.
+pub(super) fn goal(columns: &[Column], workload: &Workload) -> Option<(u64, bool)> {
+    let (goal, first) = (workload.goal_percent?, columns.first()?);
+    Some((goal, percent(columns, first, workload)? <= goal))
 }
 
 /// One JSON object.
@@ -115,7 +121,7 @@ fn column_json(columns: &[Column], column: &Column, workload: &Workload) -> Opti
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn column(name: &'static str, ticks: [u64; 3]) -> Column {
@@ -127,7 +133,7 @@ mod tests {
         Column { name, traffic: WORKLOADS.iter().map(traffic).collect() }
     }
 
-    fn columns() -> [Column; 2] {
+    pub fn columns() -> [Column; 2] {
         [column("proxy", [1000, 400, 600]), column("native", [1000, 0, 0])]
     }
 
