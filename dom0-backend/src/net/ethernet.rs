@@ -125,8 +125,8 @@ pub struct Addresses {
     pub destination: MacAddress,
     /// Sender.
     pub source: MacAddress,
-    /// The tag that follows, if one does.
-    pub tag: Tag,
+    /// The two bytes that follow: the frame's type, or the beginning of a tag.
+    kind: u16,
 }
 
 /// What stands where a tag would.
@@ -134,8 +134,8 @@ pub struct Addresses {
 pub enum Tag {
     /// No tag: the frame's type or length.
     None,
-    /// A tag with these bits.
-    Network(u16),
+    /// A tag of a virtual network.
+    Network,
     /// A tag of another kind.
     Other,
 }
@@ -150,18 +150,22 @@ impl Addresses {
 
     /// Reads the first sixteen bytes of a frame, given as words.
     #[inline]
-    pub fn from_words(words: [u32; 4]) -> Self {
-        let [first, second, third] = [words[0], words[1], words[2]].map(u64::from);
-        let [a, b, c, d] = words[3].to_le_bytes();
-        let tag = match u16::from_be_bytes([a, b]) {
-            TAG_TYPE => Tag::Network(u16::from_be_bytes([c, d])),
-            other if OTHER_TAG_TYPES.contains(&other) => Tag::Other,
-            _ => Tag::None,
-        };
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        let [first, second, third, _] = words;
+        let (first, second, third) = (first as u64, second as u64, third as u64);
         Self {
             destination: MacAddress(first | (second & 0xffff) << 32),
             source: MacAddress(second >> 16 | third << 16),
-            tag,
+            kind: words[3] as u16,
+        }
+    }
+
+    /// What follows them.
+    pub fn tag(&self) -> Tag {
+        match u16::from_be(self.kind) {
+            TAG_TYPE => Tag::Network,
+            other if OTHER_TAG_TYPES.contains(&other) => Tag::Other,
+            _ => Tag::None,
         }
     }
 }
@@ -210,10 +214,10 @@ mod tests {
         let addresses = frame([8, 0, 0x45, 0]);
         assert_eq!(addresses.destination.bytes(), [1, 2, 3, 4, 5, 6]);
         assert_eq!(addresses.source.bytes(), [7, 8, 9, 10, 11, 12]);
-        assert_eq!(addresses.tag, Tag::None);
-        assert_eq!(frame([0x81, 0, 0x60, 42]).tag, Tag::Network(0x602a));
+        assert_eq!(addresses.tag(), Tag::None);
+        assert_eq!(frame([0x81, 0, 0x60, 42]).tag(), Tag::Network);
         for other in [[0x88, 0xa8, 0, 1], [0x91, 0, 0, 1]] {
-            assert_eq!(frame(other).tag, Tag::Other);
+            assert_eq!(frame(other).tag(), Tag::Other);
         }
     }
 

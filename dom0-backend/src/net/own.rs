@@ -170,11 +170,15 @@ impl OwnPackets {
         Addresses::in_page(self.buffers.page(first.buffer), usize::from(first.offset))
     }
 
-    /// Takes a tag with these bits from behind the addresses of a packet that came in, and notes the virtual network
-    /// that it names. Says whether there is such a network, and more of a packet than addresses and tag.
-    pub fn remove_tag(&mut self, own: u16, tag: u16) -> bool {
+    /// Takes the tag from behind the addresses of a packet that came in, and notes the virtual network that it names.
+    /// Says whether there is such a network, and more of a packet than addresses and tag.
+    pub fn remove_tag(&mut self, own: u16) -> bool {
         let packet = self.packets.get_mut(own);
-        let (Some(vlan), Some(first)) = (Vlan::of_tag(tag), packet.pieces.first_mut()) else { return false };
+        let first = &mut packet.pieces[0];
+        let mut tag = [0; 2];
+        let place = usize::from(first.offset) + ADDRESSES_LENGTH + size_of_val(&TAG_TYPE);
+        SharedMemory::copy_out(self.buffers.page(first.buffer), place, &mut tag);
+        let Some(vlan) = Vlan::of_tag(u16::from_be_bytes(tag)) else { return false };
         if usize::from(first.length) < HEADER_LENGTH + usize::from(TAG_LENGTH) {
             return false;
         }

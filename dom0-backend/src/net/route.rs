@@ -58,20 +58,23 @@ impl RouteCache {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ethernet::{MacAddress, Tag};
     use super::*;
 
     #[test]
     fn an_answer_holds_for_the_same_addresses_and_as_long_as_nothing_changed() {
-        let mac = |number| MacAddress::new([2, 0, 0, 0, 0, number]);
-        let addresses = Addresses { destination: mac(1), source: mac(2), tag: Tag::None };
+        let frame = |to, from, kind: [u8; 2]| {
+            let words = [[2, 0, 0, 0], [0, to, 2, 0], [0, 0, 0, from], [kind[0], kind[1], 0, 0]];
+            Addresses::from_words(words.map(u32::from_le_bytes))
+        };
+        let addresses = frame(1, 2, [8, 0]);
         let now = Validity { generation: 5, second: 9 };
         let mut cache = RouteCache::default();
         assert_eq!(cache.get(&addresses, now), None);
         cache.set(addresses, now, Destination::One(PortId(3)));
         assert_eq!(cache.get(&addresses, now), Some(Destination::One(PortId(3))));
-        assert_eq!(cache.get(&Addresses { source: mac(7), ..addresses }, now), None);
-        assert_eq!(cache.get(&Addresses { destination: mac(7), ..addresses }, now), None);
+        assert_eq!(cache.get(&frame(1, 7, [8, 0]), now), None);
+        assert_eq!(cache.get(&frame(7, 2, [8, 0]), now), None);
+        assert_eq!(cache.get(&frame(1, 2, [0x81, 0]), now), None, "with a tag it must be looked at");
         assert_eq!(cache.get(&addresses, Validity { generation: 6, ..now }), None);
         assert_eq!(cache.get(&addresses, Validity { second: 10, ..now }), None);
         assert_eq!(cache.guest(now), Some(PortId(3)));

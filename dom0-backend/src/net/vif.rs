@@ -71,7 +71,7 @@ impl Admission {
     /// Whether a packet with these addresses may be sent. One with a tag might end up in another network.
     #[inline]
     fn admits(&self, addresses: &Addresses, counters: &VifCounters) -> bool {
-        if addresses.tag != Tag::None {
+        if addresses.tag() != Tag::None {
             add(&counters.tagged, 1);
             return false;
         }

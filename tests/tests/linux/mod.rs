@@ -53,7 +53,7 @@ fn tell(dom0: &mut Prompt, guest: &str, command: &str) -> String {
     let (first, rest) = mark.split_at(1);
     // What is typed is echoed, so it must not contain what is waited for.
     dom0.succeed(&format!("send {guest} '{command}; echo \"end of \"\"{first}\"{rest}'"));
-    dom0.hear_within(guest, &format!("end of {mark}"), LIMIT);
+    dom0.hear_within(guest, &format!("end of {mark}"), LIMIT * 2);
     let said = dom0.succeed(&format!("console {guest} --tail 40"));
     let said = said.rsplit_once(&format!("end of {mark}")).map_or("", |(said, _)| said);
     said.rsplit_once(&format!("{rest}\n")).map_or(said, |(_, said)| said).to_owned()

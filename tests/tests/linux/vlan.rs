@@ -15,6 +15,9 @@ received() { echo "received $(cat /sys/class/net/eth0/statistics/rx_packets)"; }
 /// A station out on the cable.
 const FAR: [u8; 6] = [2, 0, 0, 0, 9, 9];
 const FAR_IP: [u8; 4] = [10, 9, 0, 99];
+/// Frames that come in on the cable in a row, and how many packets a guest may receive meanwhile from its neighbours.
+const ROW: u64 = 200;
+const NOISE: u64 = 20;
 /// How long an answer may take, and how long it is waited for one that must not come.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const NO_ANSWER: Duration = Duration::from_secs(2);
@@ -97,14 +100,14 @@ fn guests_of_different_networks_share_a_card_and_see_nothing_of_each_other() {
         [(Some(10), &["a", "b"][..]), (Some(20), &["c"]), (None, &["d"]), (Some(30), &[])]
     {
         let counts = GUESTS.map(|(name, _)| received(&mut dom0, name));
-        for _ in 0..20 {
+        for _ in 0..ROW {
             wire.send(&Frame::question(vlan, FAR, FAR_IP, [10, 9, 0, 98]));
         }
         dom0.succeed("sleep 1");
         for ((name, _), before) in GUESTS.iter().zip(counts) {
             let fresh = received(&mut dom0, name) - before;
-            let expected = if receivers.contains(name) { 20 } else { 0 };
-            assert_eq!(fresh, expected, "{name}, network {vlan:?}");
+            let expected = if receivers.contains(name) { ROW..ROW + NOISE } else { 0..NOISE };
+            assert!(expected.contains(&fresh), "{name} received {fresh}, network {vlan:?}");
         }
     }
 

@@ -89,9 +89,9 @@ impl<P: Platform> Switch<P> {
     fn receive(&mut self, own: u16) {
         add(&self.counters.received, 1);
         let addresses = self.own.addresses(own);
-        let is_understood = match addresses.tag {
+        let is_understood = match addresses.tag() {
             Tag::None => true,
-            Tag::Network(tag) => self.own.remove_tag(own, tag),
+            Tag::Network => self.own.remove_tag(own),
             Tag::Other => false,
         };
         if !is_understood {
