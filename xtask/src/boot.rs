@@ -37,7 +37,7 @@ pub fn on_weir(load: Load<'_>, scratch: &Scratch) -> Result<Machine> {
     let dom0 =
         fs::read(&load.images.dom0).with_context(|| format!("cannot read {}", load.images.dom0.display()))?;
     let path = scratch.join("bundle");
-    private::write(&path, &bundle::bundle(&[&dom0, load.archive]))?;
+    replace(&path, &bundle::bundle(&[&dom0, load.archive]))?;
     let own = format!("{DEBUG_EXIT} {}", load.hypervisor_words.unwrap_or_default());
     Ok(Machine::with_kernel(&load.images.weir)
         .module(&path)
@@ -47,7 +47,7 @@ pub fn on_weir(load: Load<'_>, scratch: &Scratch) -> Result<Machine> {
 /// A machine that boots domain 0 on the Xen in the file `xen`; its boot files go to `scratch`.
 pub fn on_xen(xen: &Path, load: Load<'_>, scratch: &Scratch) -> Result<Machine> {
     let path = scratch.join("archive.tar");
-    private::write(&path, load.archive)?;
+    replace(&path, load.archive)?;
     let modules =
         [multiboot_module(&load.images.dom0, load.dom0_words), multiboot_module(&path, "")].join(",");
     Ok(Machine::with_kernel(xen)
@@ -61,6 +61,14 @@ pub fn on_the_bare_machine(bare: &Path, guest: &Path, words: &str, scratch: &Scr
     let path = scratch.join("kernel");
     fs::write(&path, bundle::padded(&kernel)).context("cannot write the kernel's file")?;
     Ok(Machine::with_kernel(bare).module(&path).command_line(words))
+}
+
+/// Writes a boot file, in place of that of an earlier machine.
+fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    if path.exists() {
+        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    private::write(path, content)
 }
 
 /// One module in QEMU's notation, in which a single comma begins the next.
@@ -107,6 +115,15 @@ mod tests {
         assert_eq!(command_line("a", ""), "a");
         assert_eq!(command_line("", "b"), "-- b");
         assert_eq!(command_line(" ", ""), "");
+    }
+
+    #[test]
+    fn a_second_machine_takes_the_place_of_the_first() {
+        let scratch = Scratch::create(&std::env::temp_dir(), "weir-boot").unwrap();
+        for content in [&b"longer"[..], b"short"] {
+            replace(&scratch.join("bundle"), content).unwrap();
+            assert_eq!(fs::read(scratch.join("bundle")).unwrap(), content);
+        }
     }
 
     #[test]
