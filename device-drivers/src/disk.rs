@@ -39,9 +39,9 @@ impl Geometry {
     /// Whether `count` sectors from `first` on lie on the disk, in whole blocks.
     #[inline]
     pub fn holds(&self, first: u64, count: u64) -> bool {
-        let block = u64::from(self.logical_block_size / SECTOR_SIZE).max(1);
+        let in_block = u64::from(self.logical_block_size / SECTOR_SIZE).saturating_sub(1);
         let is_inside = first.checked_add(count).is_some_and(|end| end <= self.sectors);
-        is_inside && first.is_multiple_of(block) && count.is_multiple_of(block)
+        is_inside && (first | count) & in_block == 0
     }
 }
 

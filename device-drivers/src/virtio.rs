@@ -26,7 +26,7 @@ pub use layout::{DeviceKind, Layout, Region};
 #[cfg(target_os = "none")]
 pub use mapped::{MappedRegisters, connect, reset};
 pub use queue::{
-    Buffer, DESCRIPTOR_WORDS, NotifyDevice, QUEUE_SIZE_MAX, QueueFull, Used, Virtqueue, write_table,
+    Buffer, DESCRIPTOR_WORDS, NotifyDevice, QUEUE_SIZE_MAX, QueueFull, Used, Virtqueue, write_in_table,
 };
 pub use registers::Registers;
 pub use transport::{Doorbell, NO_VECTOR, QueueAddresses, Transport, feature};

@@ -5,12 +5,14 @@
 //!
 //! ```text
 //!   byte 0        16       64
-//!   ┌─────────────┬────────┬───────────────────────────────────────────────────┐
-//!   │ type,sector │ status │ header ─► segment ─► ... ─► segment ─► status     │
-//!   └─────────────┴────────┴───────────────────────────────────────────────────┘
+//!   ┌─────────────┬────────┬────────┬────────┬───────────────────────────────┐
+//!   │ type,sector │ status │ header │ status │ segment ─► ... ─► segment     │
+//!   └─────────────┴────────┴────────┴────────┴───────────────────────────────┘
+//!                          └── goes on with the first segment, and the last of them with the status
 //! ```
 //!
-//! A device that does not know such tables gets the same chain in the queue itself.
+//! A device that does not know such tables gets the same chain in the queue itself; so does one that does, for a request
+//! without segments.
 
 mod configuration;
 #[cfg(test)]
@@ -31,7 +33,7 @@ use crate::disk::{
 };
 use crate::virtio::{
     Buffer, DESCRIPTOR_WORDS, DeviceFault, Doorbell, NotifyDevice, QueueFull, Registers, SetupError,
-    Transport, Virtqueue, feature, write_table,
+    Transport, Virtqueue, feature, write_in_table,
 };
 use configuration::read_geometry;
 
@@ -58,6 +60,10 @@ const STATUS_WORD: usize = 4;
 const TABLE_WORD: usize = 16;
 /// Bytes of the header.
 const HEADER_LENGTH: u32 = 16;
+/// Places in its table.
+const HEADER_DESCRIPTOR: u16 = 0;
+const STATUS_DESCRIPTOR: u16 = 1;
+const FIRST_SEGMENT: u16 = 2;
 /// Segments that a request's table has room for beside header and status.
 const TABLE_SEGMENTS: u16 = ((PAGE_SIZE / 4 - TABLE_WORD) / DESCRIPTOR_WORDS - 2) as u16;
 /// Bytes of the text that identifies a disk.
@@ -256,11 +262,11 @@ impl Requests {
         let Ok(token) = self.free_slot() else { return Err(ticket) };
         let slot = &mut self.slots[token as usize];
         slot.write_request(kind, sector);
-        slot.build_chain(kind, segments, &mut self.chain);
-        let added = if uses_tables {
-            let count = write_table(&slot.page.words()[TABLE_WORD..], &self.chain);
+        let added = if uses_tables && !segments.is_empty() {
+            let count = slot.write_table(kind, segments);
             self.queue.add_indirect(slot.address + (TABLE_WORD * 4) as u64, count, token)
         } else {
+            slot.build_chain(kind, segments, &mut self.chain);
             self.queue.add(&self.chain, token)
         };
         match added {
@@ -283,7 +289,9 @@ impl Requests {
         }
         let page = Page::new()?;
         let address = page.machine_frame().physical_address();
-        self.slots.push(Slot { page, address, ticket: None });
+        let slot = Slot { page, address, ticket: None };
+        slot.write_ends();
+        self.slots.push(slot);
         Ok(self.slots.len() as u32 - 1)
     }
 
@@ -311,6 +319,12 @@ impl Requests {
     }
 }
 
+/// A segment of a request of this type, for the device.
+#[inline]
+const fn buffer_of(kind: u32, segment: &Segment) -> Buffer {
+    Buffer { address: segment.address, length: segment.length, is_written: kind != TYPE_OUT }
+}
+
 impl Slot {
     fn write_request(&self, kind: u32, sector: u64) {
         let words = self.page.words();
@@ -321,18 +335,40 @@ impl Slot {
         words[STATUS_WORD].store(STATUS_UNANSWERED, Ordering::Relaxed);
     }
 
-    fn build_chain(&self, kind: u32, segments: &[Segment], chain: &mut Vec<Buffer>) {
+    /// What stands in every chain: the header first, the status last.
+    const fn ends(&self) -> [Buffer; 2] {
         let header = self.address + (HEADER_WORD * 4) as u64;
         let status = self.address + (STATUS_WORD * 4) as u64;
-        let is_written = kind != TYPE_OUT;
+        [
+            Buffer { address: header, length: HEADER_LENGTH, is_written: false },
+            Buffer { address: status, length: 1, is_written: true },
+        ]
+    }
+
+    fn build_chain(&self, kind: u32, segments: &[Segment], chain: &mut Vec<Buffer>) {
+        let [header, status] = self.ends();
         chain.clear();
-        chain.push(Buffer { address: header, length: HEADER_LENGTH, is_written: false });
-        chain.extend(segments.iter().map(|segment| Buffer {
-            address: segment.address,
-            length: segment.length,
-            is_written,
-        }));
-        chain.push(Buffer { address: status, length: 1, is_written: true });
+        chain.push(header);
+        chain.extend(segments.iter().map(|segment| buffer_of(kind, segment)));
+        chain.push(status);
+    }
+
+    /// Writes what is the same in the table for every request with segments.
+    fn write_ends(&self) {
+        let (table, [header, status]) = (&self.page.words()[TABLE_WORD..], self.ends());
+        write_in_table(table, HEADER_DESCRIPTOR, &header, Some(FIRST_SEGMENT));
+        write_in_table(table, STATUS_DESCRIPTOR, &status, None);
+    }
+
+    /// Writes the table for a request, and says how many descriptors it has.
+    fn write_table(&self, kind: u32, segments: &[Segment]) -> u16 {
+        let table = &self.page.words()[TABLE_WORD..];
+        let end = FIRST_SEGMENT + segments.len() as u16;
+        for (index, segment) in (FIRST_SEGMENT..).zip(segments) {
+            let next = if index + 1 < end { index + 1 } else { STATUS_DESCRIPTOR };
+            write_in_table(table, index, &buffer_of(kind, segment), Some(next));
+        }
+        end
     }
 
     /// What the device wrote as the request's status.

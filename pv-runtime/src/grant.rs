@@ -12,7 +12,7 @@ mod table;
 
 pub use copy::{CopyBatch, CopyEnd};
 pub use error::GrantError;
-pub use mapping::{DeviceMapping, GrantMapping, map, map_device, map_devices, map_pages, unmap_devices};
+pub use mapping::{DeviceBatch, DeviceMapping, GrantMapping, map, map_device, map_pages};
 pub use table::{Grant, grant_access, grants_in_use};
 
 /// What a grant allows, or what is wanted of one.

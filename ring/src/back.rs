@@ -98,6 +98,18 @@ impl<P: Protocol, M: RingMemory> BackRing<P, M> {
         Ok(Some(request))
     }
 
+    /// Copies what is [in use](Protocol::request_length) of the next request out, if there is one. What `into` has
+    /// behind that stays there.
+    #[inline]
+    pub fn take_request_into(&mut self, into: &mut P::Request) -> Result<bool, Corrupt> {
+        if self.request_consumed == self.request_seen && self.waiting_requests()? == 0 {
+            return Ok(false);
+        }
+        self.slots.read_request(self.request_consumed, into);
+        self.request_consumed = self.request_consumed.wrapping_add(1);
+        Ok(true)
+    }
+
     /// Writes a response into the next slot and returns that slot's number. The front end does not see it
     /// before [`commit_responses`](Self::commit_responses).
     #[inline]
@@ -182,6 +194,8 @@ mod tests {
         XEN_NETIF_EXTRA_TYPE_GSO,
     };
 
+    use zerocopy::IntoBytes;
+
     use super::*;
     use crate::error::AreaTooSmall;
     use crate::front::FrontRing;
@@ -214,6 +228,30 @@ mod tests {
         let request = ring.take_request().unwrap().unwrap();
         assert_eq!((request.gref.0, request.offset, request.flags), (0x1111_2222, 0x3333, 4));
         assert_eq!((request.id, request.size), (5, 6));
+    }
+
+    #[test]
+    fn only_what_is_in_use_of_a_request_is_read() {
+        let page = pages(1);
+        poke(&page, RSP_EVENT, 1);
+        (FIRST_SLOT..FIRST_SLOT + 6 * 28).for_each(|word| poke(&page, word, 0x0101_0101 * (word % 7) as u32));
+        // Operation, segments, and how many bytes are in use then.
+        let cases = [(0, 0, 24), (1, 1, 32), (3, 11, 112), (1, 255, 112), (6, 255, 64), (5, 0, 64)];
+        for (slot, (operation, segments, _)) in cases.into_iter().enumerate() {
+            poke(&page, FIRST_SLOT + 28 * slot, operation | segments << 8);
+        }
+        poke(&page, REQ_PROD, cases.len() as u32);
+        let mut whole = BackRing::<Blkif, _>::attach(page.clone()).unwrap();
+        let mut parts = BackRing::<Blkif, _>::attach(page).unwrap();
+        for (_, _, length) in cases {
+            let expected = whole.take_request().unwrap().unwrap();
+            let mut taken = BlkifRequest::default();
+            taken.as_mut_bytes().fill(0xee);
+            assert_eq!(parts.take_request_into(&mut taken), Ok(true));
+            assert_eq!(taken.as_bytes()[..length], expected.as_bytes()[..length]);
+            assert!(taken.as_bytes()[length..].iter().all(|byte| *byte == 0xee));
+        }
+        assert_eq!(parts.take_request_into(&mut BlkifRequest::default()), Ok(false));
     }
 
     #[test]

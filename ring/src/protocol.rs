@@ -1,5 +1,7 @@
 //! What travels on a ring: a pair of a request type and a response type.
 
+use core::mem::offset_of;
+
 use hypercall_abi::io::{blkif, netif};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -18,6 +20,15 @@ pub trait Protocol {
     type Request: Message;
     /// What the back end answers.
     type Response: Message;
+
+    /// Bytes at a request's start that say how much of the rest is in use; whole words.
+    const REQUEST_HEAD: usize = size_of::<Self::Request>();
+
+    /// Bytes of a request that are in use, as its head says.
+    #[inline]
+    fn request_length(_head: &Self::Request) -> usize {
+        size_of::<Self::Request>()
+    }
 }
 
 /// Packets from the guest. A slot may also be extra info: see
@@ -49,4 +60,14 @@ pub enum Blkif {}
 impl Protocol for Blkif {
     type Request = blkif::BlkifRequest;
     type Response = blkif::BlkifResponse;
+
+    const REQUEST_HEAD: usize = offset_of!(blkif::BlkifRequest, seg);
+
+    #[inline]
+    fn request_length(head: &blkif::BlkifRequest) -> usize {
+        match head.operation {
+            blkif::BLKIF_OP_INDIRECT | blkif::BLKIF_OP_DISCARD => size_of::<blkif::BlkifRequestIndirect>(),
+            _ => Self::REQUEST_HEAD + usize::from(head.nr_segments) * size_of::<blkif::BlkifRequestSegment>(),
+        }
+    }
 }

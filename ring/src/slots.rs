@@ -99,6 +99,18 @@ impl<P: Protocol, M: RingMemory> Slots<P, M> {
         message
     }
 
+    /// Copies what is in use of a request out, once; what `into` has behind that stays there.
+    #[inline]
+    pub fn read_request(&self, index: u32, into: &mut P::Request) {
+        const { assert!(P::REQUEST_HEAD.is_multiple_of(WORD_SIZE)) };
+        let first_word = self.first_word(index);
+        self.memory.copy_out(first_word, &mut into.as_mut_bytes()[..P::REQUEST_HEAD]);
+        let length = P::request_length(into).min(size_of::<P::Request>());
+        if let Some(rest) = into.as_mut_bytes().get_mut(P::REQUEST_HEAD..length) {
+            self.memory.copy_out(first_word + P::REQUEST_HEAD / WORD_SIZE, rest);
+        }
+    }
+
     /// Copies a message in. The peer must not look at it before it is published.
     #[inline]
     pub fn write<T: Message>(&self, index: u32, message: &T) {

@@ -184,7 +184,7 @@ impl Virtqueue {
         Ok(())
     }
 
-    /// Adds a chain that stands in a table elsewhere, as [`write_table`] writes it, of `count` descriptors.
+    /// Adds a chain that stands in a table elsewhere, as [`write_in_table`] writes it, of `count` descriptors.
     /// It takes one descriptor here. The feature must have been agreed on.
     ///
     /// # Errors
@@ -354,18 +354,15 @@ fn write_descriptor(words: &[AtomicU32], buffer: &Buffer, flags: u32, next: Opti
     }
 }
 
-/// Writes a chain as a table for [`Virtqueue::add_indirect`] and returns how many descriptors it has.
+/// Writes descriptor `index` of a table for [`Virtqueue::add_indirect`], whose chain begins with descriptor 0 and goes
+/// on with descriptor `next` after this one.
 ///
 /// # Panics
 ///
-/// If `words` has no room for [`DESCRIPTOR_WORDS`] words for each buffer.
+/// If `words` has no room for it.
 #[inline]
-pub fn write_table(words: &[AtomicU32], chain: &[Buffer]) -> u16 {
-    for (index, buffer) in chain.iter().enumerate() {
-        let link = (index + 1 < chain.len()).then_some(index as u16 + 1);
-        write_descriptor(&words[index * DESCRIPTOR_WORDS..], buffer, write_flag(buffer), link);
-    }
-    chain.len() as u16
+pub fn write_in_table(words: &[AtomicU32], index: u16, buffer: &Buffer, next: Option<u16>) {
+    write_descriptor(&words[usize::from(index) * DESCRIPTOR_WORDS..], buffer, write_flag(buffer), next);
 }
 
 #[cfg(test)]
@@ -412,7 +409,10 @@ mod tests {
     fn an_indirect_chain_takes_one_descriptor() {
         let (mut queue, mut device) = queue(2, true);
         let table = Page::new().expect("a host has memory");
-        let count = write_table(table.words(), &chain(50));
+        let count = 50;
+        for (index, buffer) in (0..).zip(chain(count.into())) {
+            write_in_table(table.words(), index, &buffer, (index + 1 < count).then_some(index + 1));
+        }
         let address = table.machine_frame().physical_address();
         queue.add_indirect(address, count, 1).expect("there is room");
         assert_eq!(queue.free_descriptors(), 1);

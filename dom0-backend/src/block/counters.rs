@@ -44,7 +44,7 @@ impl BlockCounters {
             _ => (&self.flushes, &self.bytes_written),
         };
         add(count, 1);
-        add(bytes, request.length());
+        add(bytes, request.length);
         add(&self.pages, request.grants.len() as u64);
     }
 

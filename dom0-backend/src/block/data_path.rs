@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use hypercall_abi::{DomainId, Errno, MachineFrame};
 use pv_runtime::grant::{
-    self, CopyBatch, CopyEnd, DeviceMapping, GrantAccess, GrantError, map_device, map_devices, unmap_devices,
+    self, CopyBatch, CopyEnd, DeviceBatch, DeviceMapping, GrantAccess, GrantError, map_device,
 };
 use pv_runtime::memory::Page;
 
@@ -48,7 +48,7 @@ fn access_needed<L>(request: &Request<L>) -> GrantAccess {
 #[derive(Debug, Default)]
 pub struct DirectPath {
     copies: CopyBatch,
-    wanted: Vec<(hypercall_abi::GrantReference, GrantAccess)>,
+    pages: DeviceBatch,
 }
 
 impl DirectPath {
@@ -76,22 +76,13 @@ impl DataPath for DirectPath {
     type Copy = CopyBatch;
 
     fn attach(&mut self, guest: DomainId, requests: &mut [Box<Request<DeviceMapping>>]) {
-        self.wanted.clear();
         for request in &*requests {
             let access = access_needed(request);
-            self.wanted.extend(request.grants.iter().map(|segment| (segment.reference, access)));
-        }
-        if self.wanted.is_empty() {
-            return;
-        }
-        let mut results = match map_devices(guest, &self.wanted) {
-            Ok(results) => results,
-            Err(errno) => {
-                log::error!("pages of domain {guest} cannot be mapped for devices: {errno}");
-                Vec::new()
+            for segment in &request.grants {
+                self.pages.push(guest, segment.reference, access);
             }
         }
-        .into_iter();
+        let mut results = self.pages.map();
         for request in requests {
             for index in 0..request.grants.len() {
                 let result = results.next().unwrap_or(Err(GrantError::Failed(Errno::EIO)));
@@ -101,7 +92,12 @@ impl DataPath for DirectPath {
     }
 
     fn detach(&mut self, _guest: DomainId, requests: &mut [Box<Request<DeviceMapping>>]) {
-        unmap_devices(requests.iter_mut().flat_map(|request| request.leases.drain(..)));
+        for request in requests {
+            while let Some(mapping) = request.leases.pop() {
+                self.pages.withdraw(mapping);
+            }
+        }
+        self.pages.unmap();
     }
 
     fn copies(&mut self) -> &mut CopyBatch {

@@ -148,6 +148,8 @@ pub struct Request<L> {
     pub segments: Vec<Segment>,
     /// What keeps them in place.
     pub leases: Vec<L>,
+    /// Bytes that the request reads or writes.
+    pub length: u64,
     /// What to answer.
     pub status: i16,
     /// What is left to do.
@@ -163,6 +165,7 @@ impl<L> Default for Request<L> {
             grants: Vec::new(),
             segments: Vec::new(),
             leases: Vec::new(),
+            length: 0,
             status: BLKIF_RSP_OKAY,
             steps: &[],
         }
@@ -181,6 +184,7 @@ impl<L> Request<L> {
         self.operation = raw.operation;
         self.first_sector = raw.sector_number;
         self.status = BLKIF_RSP_OKAY;
+        self.length = 0;
         self.steps = &[];
         self.grants.clear();
         self.segments.clear();
@@ -245,6 +249,7 @@ impl<L> Request<L> {
         if !segments.is_empty() && !rules.geometry.holds(sector, count) {
             return Err(Rejection::NotOnDisk { sector, count });
         }
+        self.length = bytes;
         self.steps = steps(self.operation, segments.is_empty());
         Ok(())
     }
@@ -276,11 +281,6 @@ impl<L> Request<L> {
     /// Notes that the request has failed, and what to answer.
     pub fn fail(&mut self, status: i16) {
         self.status = status;
-    }
-
-    /// Bytes that the request reads or writes.
-    pub fn length(&self) -> u64 {
-        self.grants.iter().map(|segment| u64::from(segment.length)).sum()
     }
 
     /// The answer.

@@ -198,8 +198,11 @@ impl<M: RingMemory, D: DataPath> Vbd<M, D> {
 
     /// Takes requests off the ring. Bad ones are done at once.
     fn take_requests(&mut self) -> Result<(), Corrupt> {
+        let mut raw = BlkifRequest::default();
         for _ in 0..BATCH {
-            let Some(raw) = self.ring.take_request()? else { break };
+            if !self.ring.take_request_into(&mut raw)? {
+                break;
+            }
             self.take_request(&raw);
         }
         Ok(())

@@ -54,6 +54,12 @@ impl RouteCache {
     pub fn leads_out(&self) -> bool {
         matches!(self.0, Some((_, _, Destination::One(WIRE))))
     }
+
+    /// Whether the last packet went to the machine's network, and that is still right.
+    #[inline]
+    pub fn leads_out_at(&self, validity: Validity) -> bool {
+        matches!(self.0, Some((_, since, Destination::One(WIRE))) if since == validity)
+    }
 }
 
 #[cfg(test)]
@@ -81,7 +87,8 @@ mod tests {
         assert_eq!(cache.guest(Validity { second: 10, ..now }), None);
         assert!(!cache.leads_out());
         cache.set(addresses, now, Destination::One(WIRE));
-        assert!(cache.leads_out());
+        assert!(cache.leads_out() && cache.leads_out_at(now));
+        assert!(!cache.leads_out_at(Validity { second: 10, ..now }));
         assert_eq!(cache.guest(now), None);
     }
 }

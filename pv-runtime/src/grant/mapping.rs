@@ -1,7 +1,7 @@
 #![expect(unsafe_code, reason = "has the hypervisor map pages of other domains")]
 //! Pages of other domains, mapped or made known to devices by their grants.
 
-use alloc::vec::Vec;
+use alloc::vec::{Drain, Vec};
 use core::mem;
 use core::ptr::NonNull;
 use core::slice;
@@ -67,6 +67,7 @@ pub fn map_pages(
     Ok(mapping)
 }
 
+#[inline]
 fn map_operation(
     domain: DomainId,
     reference: GrantReference,
@@ -141,41 +142,80 @@ pub fn map_device(
     reference: GrantReference,
     access: GrantAccess,
 ) -> Result<DeviceMapping, GrantError> {
-    let mut results = map_devices(domain, &[(reference, access)])?;
-    results.pop().unwrap_or(Err(GrantError::Failed(Errno::EINVAL)))
+    let mut batch = DeviceBatch::new();
+    batch.push(domain, reference, access);
+    batch.map().next().unwrap_or(Err(GrantError::Failed(Errno::EINVAL)))
 }
 
-/// The same for many pages with one hypercall. The results are in the order of the grants.
-///
-/// # Errors
-///
-/// If the call as a whole failed.
-pub fn map_devices(
-    domain: DomainId,
-    grants: &[(GrantReference, GrantAccess)],
-) -> Result<Vec<Result<DeviceMapping, GrantError>>, Errno> {
-    let operation = |&(reference, access): &(GrantReference, GrantAccess)| {
-        map_operation(domain, reference, GNTMAP_DEVICE_MAP | read_only_flag(access), 0)
-    };
-    let mut operations: Vec<_> = grants.iter().map(operation).collect();
-    // SAFETY: nothing is mapped at any address.
-    unsafe { grant_table_op(&mut operations)? };
-    let result = |operation: GnttabMapGrantRef| {
-        GrantError::check(operation.status)?;
-        Ok(DeviceMapping { bus_address: operation.dev_bus_addr, handle: operation.handle })
-    };
-    Ok(operations.into_iter().map(result).collect())
+/// Pages to be made known to devices, or to be withdrawn from them, with one hypercall. The memory for that is kept
+/// from one batch to the next.
+#[derive(Debug, Default)]
+pub struct DeviceBatch {
+    maps: Vec<GnttabMapGrantRef>,
+    unmaps: Vec<GnttabUnmapGrantRef>,
 }
 
-/// Withdraws pages from devices, all with one hypercall. The devices must be done with them.
-pub fn unmap_devices(mappings: impl IntoIterator<Item = DeviceMapping>) {
-    let unmap = |mapping: DeviceMapping| {
-        let operation = mapping.unmap_operation();
+impl DeviceBatch {
+    /// An empty batch.
+    pub const fn new() -> Self {
+        Self { maps: Vec::new(), unmaps: Vec::new() }
+    }
+
+    /// Adds a page that `domain` granted.
+    #[inline]
+    pub fn push(&mut self, domain: DomainId, reference: GrantReference, access: GrantAccess) {
+        self.maps.push(map_operation(domain, reference, GNTMAP_DEVICE_MAP | read_only_flag(access), 0));
+    }
+
+    /// Makes all pages that were added known to devices. The results are in the same order.
+    pub fn map(&mut self) -> impl Iterator<Item = Result<DeviceMapping, GrantError>> + use<'_> {
+        if !self.maps.is_empty() {
+            // SAFETY: nothing is mapped at any address.
+            if let Err(errno) = unsafe { grant_table_op(&mut self.maps) } {
+                log::error!("{} granted pages were not all made known to devices: {errno}", self.maps.len());
+            }
+        }
+        Mapped(self.maps.drain(..))
+    }
+
+    /// Adds a page to be withdrawn from devices, which must be done with it.
+    #[inline]
+    pub fn withdraw(&mut self, mapping: DeviceMapping) {
+        self.unmaps.push(mapping.unmap_operation());
         mem::forget(mapping);
-        operation
-    };
-    let mut operations: Vec<_> = mappings.into_iter().map(unmap).collect();
-    finish_device_unmap(&mut operations);
+    }
+
+    /// Withdraws all pages that were added for that.
+    pub fn unmap(&mut self) {
+        finish_device_unmap(&mut self.unmaps);
+        self.unmaps.clear();
+    }
+}
+
+impl Drop for DeviceBatch {
+    fn drop(&mut self) {
+        self.unmap();
+    }
+}
+
+/// What became of pages that were mapped; those that nobody takes are withdrawn again.
+struct Mapped<'a>(Drain<'a, GnttabMapGrantRef>);
+
+impl Iterator for Mapped<'_> {
+    type Item = Result<DeviceMapping, GrantError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let operation = self.0.next()?;
+        let mapping = |()| DeviceMapping { bus_address: operation.dev_bus_addr, handle: operation.handle };
+        Some(GrantError::check(operation.status).map(mapping))
+    }
+}
+
+impl Drop for Mapped<'_> {
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
 }
 
 fn finish_device_unmap(operations: &mut [GnttabUnmapGrantRef]) {
@@ -203,6 +243,7 @@ impl DeviceMapping {
         self.bus_address
     }
 
+    #[inline]
     fn unmap_operation(&self) -> GnttabUnmapGrantRef {
         GnttabUnmapGrantRef {
             dev_bus_addr: self.bus_address,

@@ -71,7 +71,7 @@ fn a_read_becomes_pages_and_sectors() {
     let [first, second] = request.grants[..] else { panic!("two segments") };
     assert_eq!((first.offset, first.length), (3 * 512, 5 * 512));
     assert_eq!((second.offset, second.length), (0, 4096));
-    assert_eq!((request.first_sector, request.length()), (100, 13 * 512));
+    assert_eq!((request.first_sector, request.length), (100, 13 * 512));
     let response = request.response();
     assert_eq!((response.id, response.operation, response.status), (0x1234, BLKIF_OP_READ, BLKIF_RSP_OKAY));
 }
@@ -228,7 +228,7 @@ proptest! {
                 prop_assert!(grant.length > 0);
                 prop_assert!(usize::from(grant.offset) + usize::from(grant.length) <= 4096);
             }
-            let end = request.first_sector + request.length() / 512;
+            let end = request.first_sector + request.length / 512;
             prop_assert!(request.grants.is_empty() || end <= RULES.geometry.sectors);
         } else {
             prop_assert_eq!(request.next_step(), None);

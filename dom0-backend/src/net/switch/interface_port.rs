@@ -213,7 +213,7 @@ impl<P: Platform> Switch<P> {
 
     /// Hands a packet to the interface; `false` if its blank checksum cannot be dealt with.
     #[inline]
-    fn send(&mut self, own: u16) -> bool {
+    pub(super) fn send(&mut self, own: u16) -> bool {
         if self.own.get(own).vlan != Vlan::UNTAGGED {
             self.own.insert_tag(own);
         }

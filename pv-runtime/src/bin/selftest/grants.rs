@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use hypercall_abi::grant_table::{GNTST_BAD_COPY_ARG, GNTST_BAD_GNTREF};
 use hypercall_abi::{DomainId, GrantReference, PAGE_SIZE};
 use pv_runtime::grant::{
-    CopyBatch, CopyEnd, Grant, GrantAccess, GrantError, grant_access, grants_in_use, map, map_device,
-    map_devices, map_pages, unmap_devices,
+    CopyBatch, CopyEnd, DeviceBatch, Grant, GrantAccess, GrantError, grant_access, grants_in_use, map,
+    map_device, map_pages,
 };
 use pv_runtime::memory::{Page, PageRun, SharedMemory};
 
@@ -81,9 +81,15 @@ pub async fn device(own: DomainId) -> Outcome {
     expect(grants[0].is_in_use(), "the grant can be ended")?;
     drop(one);
     expect(!grants[0].is_in_use(), "the grant is still in use")?;
-    let wanted: Vec<_> = grants.iter().map(|grant| (grant.reference(), GrantAccess::ReadOnly)).collect();
-    let mappings: Result<Vec<_>, _> = during("mapping", map_devices(own, &wanted))?.into_iter().collect();
-    unmap_devices(during("mapping", mappings)?);
+    let mut batch = DeviceBatch::new();
+    grants.iter().for_each(|grant| batch.push(own, grant.reference(), GrantAccess::ReadOnly));
+    let mappings: Result<Vec<_>, _> = batch.map().collect();
+    let mappings = during("mapping", mappings)?;
+    expect(grants.iter().all(Grant::is_in_use), "a grant is not in use")?;
+    mappings.into_iter().for_each(|mapping| batch.withdraw(mapping));
+    batch.unmap();
+    grants.iter().for_each(|grant| batch.push(own, grant.reference(), GrantAccess::ReadOnly));
+    drop(batch.map());
     expect(!grants.iter().any(Grant::is_in_use), "a grant is still in use")
 }
 
