@@ -299,8 +299,7 @@ pub fn share_new(domain: &domain::Domain) -> Result<MachineFrame, Errno> {
 /// # Errors
 /// `ENOMEM`.
 pub fn share_new_for(owner: DomainId) -> Result<MachineFrame, Errno> {
-    let frame = frame_allocator::allocate_for_hypervisor(0).ok_or(Errno::ENOMEM)?;
-    direct_map::zero(frame);
+    let frame = frame_allocator::allocate_zeroed(0, frame_allocator::Limit::Any).ok_or(Errno::ENOMEM)?;
     if let Some(info) = info(frame) {
         info.set_state(FrameState::shared_with(owner));
     }

@@ -17,6 +17,8 @@
 //!   start, hold what they name: the progress of a validation or of its undoing.
 //! - *pinned*: one of the typed uses is the owner's pin; on a writable frame, the hypervisor's own.
 //! - *allocated*: one of the references is the owner's possession of the frame.
+//!
+//! A free frame has no counts; in their place stands what the allocator knows of it.
 
 use hypercall_abi::DomainId;
 
@@ -68,6 +70,10 @@ const OWNER_SHIFT: u32 = 48;
 /// In a free frame: it is the first of a block, whose order is in the low bits.
 const FREE_HEAD: u64 = 1 << 8;
 const FREE_ORDER: u64 = FREE_HEAD - 1;
+/// In a free frame: it holds nothing but zeroes.
+const FREE_CLEAN: u64 = 1 << 9;
+/// In the first frame of a free block: all of them do.
+const FREE_SWEPT: u64 = 1 << 10;
 
 /// Most references a frame can have: 64 GiB worth of mappings of one page of zeroes.
 pub const MAX_REFERENCES: u64 = REFERENCES;
@@ -90,15 +96,36 @@ impl FrameState {
         Self((owner.0 as u64) << OWNER_SHIFT)
     }
 
-    /// Free, first of a block of `2^order` frames.
-    pub const fn free_head(order: u32) -> Self {
-        Self(Self::FREE.0 | FREE_HEAD | order as u64)
+    /// A free frame as the first of a block of `2^order` frames, all of which are clean if it is swept.
+    pub const fn as_free_head(self, order: u32, is_swept: bool) -> Self {
+        let swept = if is_swept { FREE_SWEPT } else { 0 };
+        Self(self.as_free_inside().0 | FREE_HEAD | swept | order as u64)
+    }
+
+    /// A free frame inside a block.
+    pub const fn as_free_inside(self) -> Self {
+        Self(Self::FREE.0 | self.0 & FREE_CLEAN)
+    }
+
+    /// A free frame that was zeroed.
+    pub const fn as_clean(self) -> Self {
+        Self(self.0 | FREE_CLEAN)
     }
 
     /// The order of the free block that starts here.
     pub const fn free_order(self) -> Option<u32> {
-        let is_head = self.0 & !FREE_ORDER == Self::FREE.0 | FREE_HEAD;
+        let is_head = self.0 & !(FREE_ORDER | FREE_CLEAN | FREE_SWEPT) == Self::FREE.0 | FREE_HEAD;
         if is_head { Some((self.0 & FREE_ORDER) as u32) } else { None }
+    }
+
+    /// Free, and nothing but zeroes.
+    pub const fn is_clean(self) -> bool {
+        self.owner().0 == DomainId::INVALID.0 && self.0 & FREE_CLEAN != 0
+    }
+
+    /// The first of a free block that is clean as a whole.
+    pub const fn is_swept(self) -> bool {
+        self.free_order().is_some() && self.0 & FREE_SWEPT != 0
     }
 
     /// Given to `owner`, who possesses it and does nothing with it yet.
@@ -376,8 +403,15 @@ mod tests {
 
     #[test]
     fn free_blocks_say_their_order() {
-        assert_eq!(FrameState::free_head(9).free_order(), Some(9));
-        assert_eq!(FrameState::FREE.free_order(), None);
+        let clean = FrameState::FREE.as_clean();
+        for (state, is_swept) in [(FrameState::FREE, false), (clean, false), (clean, true)] {
+            let head = state.as_free_head(9, is_swept);
+            assert_eq!((head.free_order(), head.is_swept()), (Some(9), is_swept));
+            assert_eq!((head.is_clean(), head.as_free_inside()), (state.is_clean(), state));
+        }
+        assert_eq!((FrameState::FREE.free_order(), clean.free_order()), (None, None));
         assert_eq!(OWNED.free_order(), None);
+        let used = FrameState(OWNED.0 | FREE_CLEAN | FREE_SWEPT);
+        assert!(!used.is_clean() && !used.is_swept(), "these bits are other frames' counts");
     }
 }

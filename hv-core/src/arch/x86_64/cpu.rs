@@ -215,6 +215,12 @@ pub fn wait_for_interrupt() {
     unsafe { core::arch::asm!("sti", "hlt", "cli", options(nostack)) };
 }
 
+/// Handles the interrupts that are waiting.
+pub fn let_interrupts_in() {
+    // SAFETY: as in `wait_for_interrupt`. Interrupts are let in after the `nop`.
+    unsafe { core::arch::asm!("sti", "nop", "nop", "cli", options(nostack)) };
+}
+
 /// Stops all other CPUs for ever, wherever they are.
 pub fn stop_others() {
     if COUNT.load(Ordering::Relaxed) > 1 && !STOPPED.swap(true, Ordering::SeqCst) {

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     console, counters,
     cpu::{Cpu, count, work},
+    frame_allocator,
     hypercall::{self, Caller},
     interrupt, run_state, scheduler, time, trap,
     vcpu::{Context, Vcpu},
@@ -299,7 +300,16 @@ fn same(one: Option<&Vcpu>, other: Option<&Vcpu>) -> bool {
 
 fn idle(cpu: &Cpu) {
     if cpu.work.load(Ordering::Relaxed) == 0 {
-        counters::sleep(cpu, cpu::wait_for_interrupt);
+        counters::sleep(cpu, rest);
+    }
+}
+
+/// Zeroes some memory that a domain may want later, or sleeps.
+fn rest() {
+    if frame_allocator::scrub_some() {
+        cpu::let_interrupts_in();
+    } else {
+        cpu::wait_for_interrupt();
     }
 }
 
