@@ -1,8 +1,8 @@
 //! Copying between pages, each of them granted or the caller's own.
 //!
-//! One copy is one string instruction between two frames that are held for it. An end that stays the same from one
-//! item of a batch to the next stays held, so that a packet in pieces costs one look at the grant; the domain
-//! at an end is looked up when it changes.
+//! One copy is one string instruction between two frames that are held for it. A grant that stays the same from one item
+//! of a batch to the next stays held, so that a packet in pieces costs one look at it, and so does a frame of the caller's;
+//! the domain at an end is looked up when it changes.
 
 use super::{
     Counters, Refusal,
@@ -24,68 +24,62 @@ use hypercall_abi::{
     },
 };
 
-/// The guest's words for a place, to recognise it by.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Name {
-    domain: DomainId,
-    is_grant: bool,
-    /// The grant reference, or the frame.
-    number: u64,
-}
-
-impl Name {
-    #[inline]
-    fn of(place: &GnttabCopyPtr, is_grant: bool) -> Self {
-        let number = if is_grant { u64::from(place.reference().0) } else { place.gmfn() };
-        Self { domain: place.domid, is_grant, number }
-    }
-
-    #[inline]
-    const fn reference(self) -> GrantReference {
-        GrantReference(self.number as u32)
-    }
-}
-
-/// The source or the destination of the copies in a batch.
+/// The source or the destination of the copies in a batch. It holds at most one grant and one frame of the caller's.
 struct End<'a, const IS_DESTINATION: bool> {
     caller: &'a Domain,
     /// The domain whose grant is held, or was.
     peer: Peer,
-    /// What is held: a use of a grant, or a reference to a frame of the caller's.
-    held: Option<Name>,
-    /// The memory of that.
-    part: Part,
-    /// Where the grant is passed on: the use of the grant behind it.
+    grant: Option<HeldGrant>,
+    /// Where that is passed on: the use of the grant behind it.
     behind: Option<(DomainRef, GrantReference)>,
+    own: Option<MachineFrame>,
+}
+
+/// A use of a grant.
+#[derive(Clone, Copy)]
+struct HeldGrant {
+    /// The granter, as the guest names it.
+    domain: DomainId,
+    reference: GrantReference,
+    part: Part,
 }
 
 impl<'a, const IS_DESTINATION: bool> End<'a, IS_DESTINATION> {
     const ACCESS: Access = if IS_DESTINATION { Access::Write } else { Access::Read };
 
     fn new(caller: &'a Domain) -> Self {
-        let part = Part::whole(MachineFrame(0));
-        Self { caller, peer: Peer::default(), held: None, part, behind: None }
+        Self { caller, peer: Peer::default(), grant: None, behind: None, own: None }
     }
 
-    /// The memory at a place, held until [`Self::release`] or the next other place.
+    /// The memory at a place, held until the next other place of the same kind.
     #[inline]
     fn prepare(&mut self, place: &GnttabCopyPtr, is_grant: bool) -> Result<Part, Refusal> {
-        let name = Name::of(place, is_grant);
-        if self.held != Some(name) {
-            self.release();
-            self.part = if is_grant { self.hold_grant(name)? } else { self.hold_own(name)? };
-            self.held = Some(name);
+        if is_grant {
+            self.prepare_grant(place.domid, place.reference())
+        } else {
+            self.prepare_own(place.domid, MachineFrame(place.gmfn()))
         }
-        Ok(self.part)
     }
 
     #[inline]
-    fn hold_grant(&mut self, name: Name) -> Result<Part, Refusal> {
-        let granter = if name.domain == DomainId::SELF { self.caller.id } else { name.domain };
-        let granter = self.peer.find(granter)?;
-        let (reference, grantee) = (name.reference(), self.caller.id);
+    fn prepare_grant(&mut self, domain: DomainId, reference: GrantReference) -> Result<Part, Refusal> {
+        if let Some(held) = self.grant
+            && held.domain == domain
+            && held.reference == reference
+        {
+            return Ok(held.part);
+        }
+        self.release_grant();
+        let part = self.hold_grant(domain, reference)?;
+        self.grant = Some(HeldGrant { domain, reference, part });
+        Ok(part)
+    }
+
+    #[inline]
+    fn hold_grant(&mut self, granter: DomainId, reference: GrantReference) -> Result<Part, Refusal> {
+        let granter = self.peer.find(if granter == DomainId::SELF { self.caller.id } else { granter })?;
         let mut granted = granter.grant_table.granted.lock();
-        let grant = granted.acquire(granter.id, reference, grantee, Self::ACCESS, GrantKinds::Any)?;
+        let grant = granted.acquire(granter.id, reference, self.caller.id, Self::ACCESS, GrantKinds::Any)?;
         drop(granted);
         match grant {
             Grant::Own(part) => Ok(part),
@@ -111,27 +105,33 @@ impl<'a, const IS_DESTINATION: bool> End<'a, IS_DESTINATION> {
 
     /// Only the caller's own memory may be named by frame.
     #[inline]
-    fn hold_own(&self, name: Name) -> Result<Part, Refusal> {
-        if name.domain != DomainId::SELF {
+    fn prepare_own(&mut self, owner: DomainId, frame: MachineFrame) -> Result<Part, Refusal> {
+        if owner != DomainId::SELF {
             return Err(Refusal(GNTST_PERMISSION_DENIED));
         }
-        let frame = MachineFrame(name.number);
-        hold(frame, self.caller.id, Self::ACCESS)?;
+        if self.own != Some(frame) {
+            self.release_own();
+            hold(frame, self.caller.id, Self::ACCESS)?;
+            self.own = Some(frame);
+        }
         Ok(Part::whole(frame))
     }
 
-    /// Lets go of what is held.
     #[inline(always)]
-    fn release(&mut self) {
-        let Some(name) = self.held.take() else { return };
-        if !name.is_grant {
-            return let_go(self.part.frame, Self::ACCESS);
+    fn release_own(&mut self) {
+        if let Some(frame) = self.own.take() {
+            let_go(frame, Self::ACCESS);
         }
+    }
+
+    #[inline(always)]
+    fn release_grant(&mut self) {
+        let Some(held) = self.grant.take() else { return };
         if self.behind.is_some() {
             self.release_behind();
         }
         if let Some(granter) = self.peer.last() {
-            granter.grant_table.granted.lock().release(name.reference(), Self::ACCESS);
+            granter.grant_table.granted.lock().release(held.reference, Self::ACCESS);
         }
     }
 
@@ -173,7 +173,8 @@ fn hold_behind(
 
 impl<const IS_DESTINATION: bool> Drop for End<'_, IS_DESTINATION> {
     fn drop(&mut self) {
-        self.release();
+        self.release_grant();
+        self.release_own();
     }
 }
 
@@ -195,6 +196,11 @@ impl<'a> Copier<'a> {
             copies: 0,
             bytes: 0,
         }
+    }
+
+    /// Bytes that were copied.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Carries out one item.

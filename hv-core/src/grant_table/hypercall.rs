@@ -40,15 +40,15 @@ pub fn grant_table_op(caller: &mut Caller<'_>, arguments: &Arguments) -> Hyperca
     }
     let array = Array { base, count };
     match command as u32 {
-        GNTTABOP_COPY => array.in_pieces(caller, copy_piece),
-        GNTTABOP_MAP_GRANT_REF => array.in_pieces(caller, map_piece),
-        GNTTABOP_UNMAP_GRANT_REF => array.in_pieces(caller, |caller, ops: &mut [GnttabUnmapGrantRef]| {
-            unmap_piece(caller, ops, |op| &mut op.status);
+        GNTTABOP_COPY => array.in_pieces(caller, COPY_PIECE, copy_piece),
+        GNTTABOP_MAP_GRANT_REF => array.in_pieces(caller, PIECE, map_piece),
+        GNTTABOP_UNMAP_GRANT_REF => array.in_pieces(caller, PIECE, |caller, ops| {
+            unmap_piece::<GnttabUnmapGrantRef>(caller, ops, |op| &mut op.status)
         }),
-        GNTTABOP_UNMAP_AND_REPLACE => array.in_pieces(caller, |caller, ops: &mut [GnttabUnmapAndReplace]| {
-            unmap_piece(caller, ops, |op| &mut op.status);
+        GNTTABOP_UNMAP_AND_REPLACE => array.in_pieces(caller, PIECE, |caller, ops| {
+            unmap_piece::<GnttabUnmapAndReplace>(caller, ops, |op| &mut op.status)
         }),
-        GNTTABOP_SWAP_GRANT_REF => array.in_pieces(caller, swap_piece),
+        GNTTABOP_SWAP_GRANT_REF => array.in_pieces(caller, PIECE, swap_piece),
         GNTTABOP_SETUP_TABLE => array.only_one(|pointer| table::setup_table(caller, pointer)),
         GNTTABOP_QUERY_SIZE => array.only_one(|pointer| table::query_size(caller, pointer)),
         GNTTABOP_GET_STATUS_FRAMES => array.only_one(|pointer| table::get_status_frames(caller, pointer)),
@@ -67,9 +67,13 @@ fn done(result: Result<(), Errno>) -> HypercallResult {
 
 /// Operations in one piece of an array.
 const PIECE: u32 = 64;
+/// Copies in one piece, which are small mostly.
+const COPY_PIECE: u32 = 128;
+/// Bytes after which a piece of copies ends.
+const COPY_BYTES: usize = 128 << 10;
 
 /// Room for a piece of any kind of operations.
-type Room = ArrayRoom<{ PIECE as usize * size_of::<GnttabCopy>() }>;
+type Room = ArrayRoom<{ COPY_PIECE as usize * size_of::<GnttabCopy>() }>;
 
 /// A guest's array of operations.
 struct Array {
@@ -78,25 +82,27 @@ struct Array {
 }
 
 impl Array {
-    /// Works on copies of the operations of the first piece, writes them back, and restarts the call for the rest. When
-    /// a piece cannot be read whole, the first operation is a piece for itself.
+    /// Works on copies of the operations of the first piece, of at most `most`, writes them back, and restarts the call
+    /// for the rest. The work says how many it has done. When a piece cannot be read whole, the first operation is a
+    /// piece for itself.
     fn in_pieces<T: FromBytes + IntoBytes + KnownLayout + Immutable>(
         &self,
         caller: &mut Caller<'_>,
-        work: fn(&Caller<'_>, &mut [T]),
+        most: u32,
+        work: fn(&Caller<'_>, &mut [T]) -> usize,
     ) -> HypercallResult {
         if self.count == 0 {
             return Ok(0);
         }
         let mut room = Room::empty();
-        let mut count = self.count.min(PIECE);
+        let mut count = self.count.min(most);
         if room.read::<T>(self.base, count as usize).is_err() {
             count = 1;
         }
         let ops = room.read::<T>(self.base, count as usize)?;
-        work(caller, ops);
-        write_bytes(self.base, ops.as_bytes())?;
-        self.go_on::<T>(caller, count)
+        let done = work(caller, ops);
+        write_bytes(self.base, ops[..done].as_bytes())?;
+        self.go_on::<T>(caller, done as u32)
     }
 
     /// [`Self::in_pieces`] for operations that nothing is written back of, and of which one that fails ends the call.
@@ -127,22 +133,27 @@ impl Array {
     }
 }
 
-fn copy_piece(caller: &Caller<'_>, ops: &mut [GnttabCopy]) {
+fn copy_piece(caller: &Caller<'_>, ops: &mut [GnttabCopy]) -> usize {
     let mut copier = Copier::new(caller.domain);
-    for op in ops {
+    for (index, op) in ops.iter_mut().enumerate() {
         op.status = status(copier.copy(op));
+        if copier.bytes() >= COPY_BYTES as u64 {
+            return index + 1;
+        }
     }
+    ops.len()
 }
 
-fn map_piece(caller: &Caller<'_>, ops: &mut [GnttabMapGrantRef]) {
+fn map_piece(caller: &Caller<'_>, ops: &mut [GnttabMapGrantRef]) -> usize {
     let mut peer = Peer::default();
-    for op in ops {
+    for op in &mut *ops {
         op.status = status(map::map(caller, &mut peer, op));
     }
+    ops.len()
 }
 
 /// Undoes mappings. Of each batch of them it flushes once, and then lets go.
-fn unmap_piece<T>(caller: &Caller<'_>, ops: &mut [T], status_of: fn(&mut T) -> &mut i16)
+fn unmap_piece<T>(caller: &Caller<'_>, ops: &mut [T], status_of: fn(&mut T) -> &mut i16) -> usize
 where
     Unmap: for<'a> From<&'a T>,
 {
@@ -153,10 +164,12 @@ where
         }
         batch.finish();
     }
+    ops.len()
 }
 
-fn swap_piece(caller: &Caller<'_>, ops: &mut [GnttabSwapGrantRef]) {
-    for op in ops {
+fn swap_piece(caller: &Caller<'_>, ops: &mut [GnttabSwapGrantRef]) -> usize {
+    for op in &mut *ops {
         op.status = status(caller.domain.grant_table.granted.lock().swap(op.ref_a, op.ref_b));
     }
+    ops.len()
 }

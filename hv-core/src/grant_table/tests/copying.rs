@@ -1,7 +1,10 @@
 //! Copying: the right bytes, the right refusals, and nothing in use afterwards.
 
 use super::*;
-use crate::test_support::{begin_to_die, machine_of};
+use crate::{
+    hypercall::HypercallError,
+    test_support::{ARGUMENTS, begin_to_die, machine_of},
+};
 use hypercall_abi::grant_table::{
     GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_COPY_ARG, GNTST_BAD_DOMAIN, GNTST_BAD_GNTREF,
     GNTST_BAD_PAGE, GNTST_GENERAL_ERROR, GNTST_PERMISSION_DENIED, GTF_SUB_PAGE, GnttabCopyPtr,
@@ -89,6 +92,26 @@ fn pieces_of_a_batch_all_arrive() {
         assert!(result[number * 50..][..50] == sources[number / 2][start..start + 50], "piece {number}");
     }
     check_balance(&[&granter, &grantee]);
+}
+
+#[test]
+fn a_piece_of_copies_ends_with_their_number_or_their_bytes() {
+    let _machine = machine_of(256);
+    let guest = Guest::new(1);
+    let (from, to) = (guest.inner.frame(), guest.inner.frame());
+    for (length, first_piece) in [(64, 128), (4096, 32), (2048, 64)] {
+        let untouched = GnttabCopy { status: 1, ..op(own(from, 0), own(to, 0), length, 0) };
+        guest.write_arguments(&[untouched; 150]);
+        let copy = u64::from(GNTTABOP_COPY);
+        let (result, pointer, left) = guest.execute(grant_table_op, [copy, ARGUMENTS, 150]);
+        assert_eq!(result, Err(HypercallError::Restart));
+        assert_eq!((pointer, left), (ARGUMENTS + first_piece * 40, 150 - first_piece), "{length} bytes each");
+        let mut ops = [GnttabCopy::default(); 150];
+        guest.read_arguments(&mut ops);
+        let (done, rest) = ops.split_at(first_piece as usize);
+        assert!(done.iter().all(|op| *op == GnttabCopy { status: GNTST_OKAY, ..untouched }));
+        assert!(rest.iter().all(|op| *op == untouched));
+    }
 }
 
 #[test]
