@@ -198,11 +198,6 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// Bytes that were copied.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// Carries out one item.
     #[inline]
     pub fn copy(&mut self, op: &GnttabCopy) -> Result<(), Refusal> {

@@ -134,14 +134,17 @@ impl Array {
 }
 
 fn copy_piece(caller: &Caller<'_>, ops: &mut [GnttabCopy]) -> usize {
+    let mut bytes = 0;
+    let fills_piece = |op: &GnttabCopy| {
+        bytes += usize::from(op.len);
+        bytes >= COPY_BYTES
+    };
+    let count = ops.iter().position(fills_piece).map_or(ops.len(), |last| last + 1);
     let mut copier = Copier::new(caller.domain);
-    for (index, op) in ops.iter_mut().enumerate() {
+    for op in &mut ops[..count] {
         op.status = status(copier.copy(op));
-        if copier.bytes() >= COPY_BYTES as u64 {
-            return index + 1;
-        }
     }
-    ops.len()
+    count
 }
 
 fn map_piece(caller: &Caller<'_>, ops: &mut [GnttabMapGrantRef]) -> usize {

@@ -204,20 +204,25 @@ fn exchanges(attacker: &Attacker) -> Outcome {
     accepted("mapping the new one", slot.map(entry(MachineFrame(new[0]), READ)))?;
     accepted("its page back", slot.restore())?;
 
-    let mine = new[0];
+    let mut mine = new[0];
     let surroundings = Surroundings::look(attacker)?;
     let tables = tables_of(attacker, slot.address())?;
     let odd = [surroundings.last.0 + 1, 0xfee00, 1 << 52, u64::MAX].map(MachineFrame);
     for frame in surroundings.samples().into_iter().chain(tables).chain(odd) {
+        // What was nobody's when this began may have become its own below.
+        if frame.0 == mine {
+            continue;
+        }
         refused(format!("frame {frame}"), exchange(attacker, &mut [frame.0], &mut [0], |_| ()))?;
-        let both = exchange(attacker, &mut [mine, frame.0], &mut [0, 1], |all| all.r#in.nr_extents = 2);
-        // The first of the two may have been exchanged; it is this domain's either way.
+        let mut new = [number, number];
+        let both = exchange(attacker, &mut [mine, frame.0], &mut new, |_| ());
         refused(format!("its own frame and {frame}"), both)?;
-        if give_up(attacker, MachineFrame(mine)) == Ok(1) {
-            return Ok(());
+        // The first of the two may have been exchanged.
+        if new[0] != number {
+            mine = new[0];
         }
     }
-    Ok(())
+    expect(give_up(attacker, MachineFrame(mine)) == Ok(1), "its own frame is not its own any more")
 }
 
 /// A domain's frames are at the places it has entered them at itself; the hypervisor moves none.
