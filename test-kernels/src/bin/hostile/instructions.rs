@@ -55,8 +55,8 @@ macro_rules! instruction {
     }};
 }
 
-/// Uses the floating-point unit, without changing anything.
-pub const USE_FPU: Instruction = instruction!("fnop");
+/// Uses the floating-point unit. It minds no exception that instructions of other cases left pending there.
+pub const USE_FPU: Instruction = instruction!("fninit");
 /// A software interrupt with a vector that this kernel uses for nothing else.
 pub const INT_0X81: Instruction = instruction!("int 0x81");
 
