@@ -130,6 +130,12 @@ pub fn visit(mut visit: impl FnMut(SysctlPerfcDesc, u64) -> bool) {
             return;
         }
     }
+    for cpu in arch::cpu::all() {
+        let ticks = cpu.counters.hypervisor_ticks.load(Ordering::Relaxed);
+        if !visit(description(format_args!("CPU {} hypervisor ticks", cpu.id)), ticks) {
+            return;
+        }
+    }
     let mut next = DomainId(0);
     while let Some(domain) = machine().domains.next_from(next) {
         for (name, counter) in OF_DOMAIN {

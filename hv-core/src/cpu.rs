@@ -15,6 +15,8 @@ use core::{
 
 /// Most CPUs that are used; a set of CPUs has a bit for each.
 pub const MOST_CPUS: usize = 16;
+/// A set of CPUs: bit `n` is CPU `n`.
+pub type CpuSet = u32;
 
 /// Things to do before a CPU goes back to a guest, as bits of [`Cpu::work`].
 pub mod work {

@@ -15,6 +15,7 @@ use crate::{
     lock::{Mutex, MutexGuard, Once, RwLock},
     machine::machine,
     memory_op::MemoryMap,
+    scheduler::Budget,
     vcpu::Vcpu,
 };
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -74,6 +75,8 @@ pub struct Domain {
     pub control: Mutex<()>,
     /// The set of CPUs whose TLBs may know its translations: those that have one of its address spaces loaded.
     pub cpus: AtomicU32,
+    /// What its vCPUs may use of the CPUs at most.
+    pub budget: Budget,
     /// The hypervisor has let go of `shared_info`.
     pub shared_info_released: AtomicBool,
     vcpus: [Once<FrameBox<Vcpu>>; MAX_VCPUS],
@@ -125,6 +128,7 @@ impl Domain {
             io_rights: parts.io_rights,
             control: Mutex::new(()),
             cpus: AtomicU32::new(0),
+            budget: Budget::new(),
             shared_info_released: AtomicBool::new(false),
             vcpus: [const { Once::new() }; MAX_VCPUS],
             vcpu_count: AtomicU32::new(0),

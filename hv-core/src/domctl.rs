@@ -4,6 +4,7 @@
 //! caller of another version is refused, as Xen does, because the layouts would not agree.
 
 use crate::{
+    cpu_bitmap,
     domain::{self, Domain, DomainRef},
     grant_table::Version,
     guest_access,
@@ -13,7 +14,7 @@ use crate::{
     layout::PAGE_SIZE,
     lifecycle::{self, Configuration},
     machine::machine,
-    scheduler,
+    scheduler, trap,
     vcpu::not_runnable,
     vcpu_context,
 };
@@ -88,11 +89,22 @@ fn command(
             call.set_payload(&vcpu_info(domain, id)?);
             return Ok(true);
         }
+        XEN_DOMCTL_SETVCPUAFFINITY => {
+            let answer = set_affinity(domain, call.payload_as())?;
+            call.set_payload(&answer);
+            return Ok(true);
+        }
+        XEN_DOMCTL_GETVCPUAFFINITY => {
+            let answer = tell_affinity(domain, call.payload_as())?;
+            call.set_payload(&answer);
+            return Ok(true);
+        }
         XEN_DOMCTL_SCHEDULER_OP => {
             let answer = scheduling(domain, call.payload_as())?;
             call.set_payload(&answer);
             return Ok(true);
         }
+        XEN_DOMCTL_SENDTRIGGER => send_trigger(domain, call.payload_as())?,
         XEN_DOMCTL_SETDOMAINHANDLE => {
             *domain.handle.lock() = call.payload_as::<DomctlSetdomainhandle>().handle
         }
@@ -216,20 +228,67 @@ fn scheduling(domain: &Domain, mut request: DomctlSchedulerOp) -> Result<DomctlS
     }
     match request.cmd {
         XEN_DOMCTL_SCHEDOP_PUTINFO if request.credit2.weight == 0 => return Err(Errno::EINVAL),
-        // There are no caps.
-        XEN_DOMCTL_SCHEDOP_PUTINFO if request.credit2.cap != 0 => return Err(Errno::EOPNOTSUPP),
-        XEN_DOMCTL_SCHEDOP_PUTINFO => domain.vcpus().for_each(|vcpu| {
-            vcpu.schedule.weight.store(u32::from(request.credit2.weight), Ordering::Relaxed);
-        }),
+        XEN_DOMCTL_SCHEDOP_PUTINFO => {
+            scheduler::set_weight(domain, request.credit2.weight.into());
+            scheduler::set_cap(domain, request.credit2.cap.into());
+        }
         XEN_DOMCTL_SCHEDOP_GETINFO => {
-            let weight = domain.vcpus().next().map(|vcpu| vcpu.schedule.weight.load(Ordering::Relaxed));
-            let weight = weight.unwrap_or(crate::scheduler::DEFAULT_WEIGHT);
-            request.credit2 =
-                DomctlSchedCredit2 { weight: u16::try_from(weight).unwrap_or(u16::MAX), cap: 0 };
+            let weight = domain.vcpus().next().map(|vcpu| vcpu.schedule.weight());
+            let weight = weight.unwrap_or(scheduler::DEFAULT_WEIGHT);
+            let cap = domain.budget.cap();
+            request.credit2 = DomctlSchedCredit2 {
+                weight: weight.try_into().unwrap_or(u16::MAX),
+                cap: cap.try_into().unwrap_or(u16::MAX),
+            };
         }
         _ => return Err(Errno::EINVAL),
     }
     Ok(request)
+}
+
+/// Says where a vCPU may (hard) and should (soft) run, and tells what has come of it.
+fn set_affinity(domain: &Domain, request: DomctlVcpuaffinity) -> Result<DomctlVcpuaffinity, Errno> {
+    let vcpu = domain.vcpu(request.vcpu).ok_or(Errno::ESRCH)?;
+    let (hard, soft) = (XEN_VCPUAFFINITY_HARD, XEN_VCPUAFFINITY_SOFT);
+    let is_known = request.flags & !(hard | soft | WEIR_VCPUAFFINITY_DEDICATED) == 0;
+    if !is_known || request.flags & (hard | soft) == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut affinity = scheduler::affinity_of(vcpu);
+    if request.flags & hard != 0 {
+        affinity.hard = cpu_bitmap::read(&request.cpumap_hard)?;
+        affinity.is_dedicated = request.flags & WEIR_VCPUAFFINITY_DEDICATED != 0;
+    }
+    if request.flags & soft != 0 {
+        affinity.soft = cpu_bitmap::read(&request.cpumap_soft)?;
+    }
+    scheduler::set_affinity(vcpu, affinity)?;
+    tell_affinity(domain, request)
+}
+
+/// Tells where a vCPU may and should run.
+fn tell_affinity(domain: &Domain, request: DomctlVcpuaffinity) -> Result<DomctlVcpuaffinity, Errno> {
+    let affinity = scheduler::affinity_of(domain.vcpu(request.vcpu).ok_or(Errno::ESRCH)?);
+    if request.flags & XEN_VCPUAFFINITY_HARD != 0 {
+        cpu_bitmap::write(&request.cpumap_hard, affinity.hard)?;
+    }
+    if request.flags & XEN_VCPUAFFINITY_SOFT != 0 {
+        cpu_bitmap::write(&request.cpumap_soft, affinity.soft)?;
+    }
+    let asked = request.flags & (XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT);
+    let own = if affinity.is_dedicated { WEIR_VCPUAFFINITY_DEDICATED } else { 0 };
+    Ok(DomctlVcpuaffinity { flags: asked | own, ..request })
+}
+
+/// Presses a button. Power and sleep are those of machines that a paravirtual domain is not like.
+fn send_trigger(domain: &Domain, request: DomctlSendtrigger) -> Result<(), Errno> {
+    let vcpu = domain.vcpu(request.vcpu).ok_or(Errno::ESRCH)?;
+    match request.trigger {
+        XEN_DOMCTL_SENDTRIGGER_NMI => trap::request_nmi(vcpu),
+        XEN_DOMCTL_SENDTRIGGER_POWER | XEN_DOMCTL_SENDTRIGGER_SLEEP => return Err(Errno::EINVAL),
+        _ => return Err(Errno::ENOSYS),
+    }
+    Ok(())
 }
 
 fn vcpu_info(domain: &Domain, id: VcpuId) -> Result<DomctlGetvcpuinfo, Errno> {

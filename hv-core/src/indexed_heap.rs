@@ -7,12 +7,12 @@
 use crate::frame_object::FrameBox;
 use hypercall_abi::Errno;
 
-/// An element: a cheap handle to something that remembers its place in the heap.
+/// An element: a cheap handle to something that remembers its place in each heap that it may be in.
 pub trait Indexed: Copy {
-    /// Its place, or [`NOWHERE`].
-    fn place(self) -> u32;
-    /// Called when its place changes.
-    fn set_place(self, place: u32);
+    /// Its place in the heap of this number, or [`NOWHERE`].
+    fn place(self, heap: usize) -> u32;
+    /// Called when its place in the heap of this number changes.
+    fn set_place(self, heap: usize, place: u32);
 }
 
 /// The place of an element that is in no heap.
@@ -34,14 +34,32 @@ type Chunk<E> = FrameBox<[Option<Entry<E>>; CHUNK]>;
 /// Elements in order of a `u64` key, the smallest first.
 pub struct IndexedHeap<E> {
     chunks: [Option<Chunk<E>>; CHUNKS],
+    /// What elements know it by.
+    number: usize,
     length: u32,
     reserved: u32,
 }
 
 impl<E: Indexed> IndexedHeap<E> {
-    /// An empty heap.
+    /// An empty heap, number 0.
     pub const fn new() -> Self {
-        Self { chunks: [const { None }; CHUNKS], length: 0, reserved: 0 }
+        Self::numbered(0)
+    }
+
+    /// An empty heap of this number.
+    pub const fn numbered(number: usize) -> Self {
+        Self { chunks: [const { None }; CHUNKS], number, length: 0, reserved: 0 }
+    }
+
+    /// Gives an empty heap another number.
+    pub const fn set_number(&mut self, number: usize) {
+        self.number = number;
+    }
+
+    /// True when it has no element.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
     }
 
     /// Makes room for one more element for good.
@@ -83,25 +101,26 @@ impl<E: Indexed> IndexedHeap<E> {
     ///
     /// Room must have been reserved; an element without room is left out, which [`Indexed::place`] shows.
     pub fn set(&mut self, element: E, key: u64) {
-        let mut place = element.place();
-        if place == NOWHERE {
-            if self.length >= self.reserved {
-                return;
-            }
-            place = self.length;
-            self.length += 1;
+        let place = element.place(self.number);
+        if place != NOWHERE {
+            self.put(place, Entry { key, element });
+            return self.restore_order(place);
         }
-        self.put(place, Entry { key, element });
-        self.restore_order(place);
+        if self.length < self.reserved {
+            let end = self.length;
+            self.length += 1;
+            self.put(end, Entry { key, element });
+            self.sift_up(end);
+        }
     }
 
     /// Takes `element` out, if it is in.
     pub fn remove(&mut self, element: E) {
-        let place = element.place();
+        let place = element.place(self.number);
         if place == NOWHERE {
             return;
         }
-        element.set_place(NOWHERE);
+        element.set_place(self.number, NOWHERE);
         self.length -= 1;
         let last = self.slot(self.length).and_then(Option::take);
         if place == self.length {
@@ -109,7 +128,9 @@ impl<E: Indexed> IndexedHeap<E> {
         }
         if let Some(last) = last {
             self.put(place, last);
-            self.restore_order(place);
+            if self.length > 1 {
+                self.restore_order(place);
+            }
         }
     }
 
@@ -157,7 +178,7 @@ impl<E: Indexed> IndexedHeap<E> {
     }
 
     fn put(&mut self, place: u32, entry: Entry<E>) {
-        entry.element.set_place(place);
+        entry.element.set_place(self.number, place);
         if let Some(slot) = self.slot(place) {
             *slot = Some(entry);
         }
@@ -197,10 +218,10 @@ mod tests {
     struct Item(usize);
 
     impl Indexed for Item {
-        fn place(self) -> u32 {
+        fn place(self, _heap: usize) -> u32 {
             PLACES.with(|places| places[self.0].get())
         }
-        fn set_place(self, place: u32) {
+        fn set_place(self, _heap: usize, place: u32) {
             PLACES.with(|places| places[self.0].set(place));
         }
     }
@@ -232,7 +253,7 @@ mod tests {
         heap.set(Item(0), 1);
         heap.set(Item(1), 0);
         assert_eq!(heap.first(), Some((1, Item(0))));
-        assert_eq!(Item(1).place(), NOWHERE);
+        assert_eq!(Item(1).place(0), NOWHERE);
     }
 
     proptest! {

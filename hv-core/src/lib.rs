@@ -17,6 +17,7 @@ pub mod command_line;
 pub mod console;
 pub mod counters;
 pub mod cpu;
+pub mod cpu_bitmap;
 pub mod cpuid;
 pub mod debug_registers;
 pub mod descriptor;

@@ -4,47 +4,72 @@
 //! and the runnable vCPU with the least virtual time is next. A vCPU that wakes from a wait is placed close
 //! behind the queue's clock, so it runs soon, but cannot save up time by sleeping.
 //!
-//! There is one run queue for all CPUs. So shares hold across CPUs without balancing, and no CPU idles while a vCPU
-//! waits: who is first in the queue takes whichever CPU is free first, preferably the one it ran on last.
+//! There is one run queue for all CPUs (`queue`). So shares hold across CPUs without balancing, and no CPU idles while a
+//! vCPU waits that may use it: who is first takes whichever CPU is free first, preferably the one it ran on last. A vCPU can
+//! be bound to some CPUs, and have one to itself (`affinity`); a domain's use of all can be capped (`budget`).
 //!
-//! A vCPU is on the run queue, or on a CPU, or has a reason in [`Vcpu::paused`]; the run queue's lock orders the
+//! A vCPU waits in the run queue, or is on a CPU, or has a reason in [`Vcpu::paused`]; the run queue's lock orders the
 //! three. Nothing here scans but over CPUs: every step is O(log n) in the number of *runnable* vCPUs.
 //!
 //! A vCPU that makes way for another may be chosen by a second CPU before the first has put its registers away.
 //! Therefore [`Vcpu::on_cpu`] tells when the first is done, and the second waits for it ([`crate::arch`]).
 
+mod affinity;
+mod budget;
+mod queue;
+#[cfg(test)]
+mod tests;
+
 use crate::{
     arch::{self, clock},
-    cpu::{Cpu, work},
-    indexed_heap::{Indexed, IndexedHeap, NOWHERE},
-    lock::Mutex,
+    cpu::{Cpu, CpuSet, work},
+    domain::Domain,
+    indexed_heap::NOWHERE,
+    lock::{Mutex, MutexGuard},
     machine::machine,
     time,
-    vcpu::{SharedVcpuPointer, Vcpu, VcpuPointer, not_runnable},
+    vcpu::{SharedVcpuPointer, Vcpu, not_runnable},
 };
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hypercall_abi::{
     Errno,
     vcpu::{RUNSTATE_RUNNING, VcpuRunstateInfo},
 };
+use queue::{HEAPS, Queue};
 
-/// Time a vCPU may run while others wait, in nanoseconds.
-const TIME_SLICE: u64 = 10_000_000;
+pub use affinity::{Affinity, affinity_of, set_affinity};
+pub use budget::Budget;
+
+/// Time in which every vCPU that waits for a CPU has a turn there, in nanoseconds, if that does not make turns too short.
+const PERIOD: u64 = 10_000_000;
 /// How far behind the queue's clock a waking vCPU may start, in nanoseconds of virtual time.
 const WAKE_CREDIT: u64 = 2_000_000;
 /// A waking vCPU takes the CPU at once if it is this far behind the running one.
 const PREEMPTION_MARGIN: u64 = 100_000;
 /// The weight of a vCPU nobody has given another.
-pub const DEFAULT_WEIGHT: u32 = 256;
+pub const DEFAULT_WEIGHT: u64 = 256;
 
-/// What the scheduler keeps for a vCPU.
+/// What the scheduler keeps for a vCPU. It changes under the lock of the run queue.
 pub struct VcpuSchedule {
+    /// Its place in the common line of the run queue.
     place: AtomicU32,
+    /// Its places in the other heaps of the run queue, by their numbers.
+    places: [AtomicU32; HEAPS],
+    /// It is in the run queue: in line, or apart.
+    is_waiting: AtomicBool,
     virtual_time: AtomicU64,
     /// System time up to which its running has been charged.
     running_since: AtomicU64,
+    /// What it drew from its domain's budget for this turn.
+    drawn: AtomicU64,
     /// Its share of the CPU relative to others.
-    pub weight: AtomicU32,
+    weight: AtomicU32,
+    /// How far its last turns may have brought it ahead of the others, in virtual time.
+    head_start: AtomicU64,
+    /// CPUs on which it may run; [`CpuSet::MAX`] for every CPU, also those that are not there.
+    hard: AtomicU32,
+    /// CPUs on which it should run if they idle.
+    soft: AtomicU32,
 }
 
 impl VcpuSchedule {
@@ -52,10 +77,34 @@ impl VcpuSchedule {
     pub const fn new() -> Self {
         Self {
             place: AtomicU32::new(NOWHERE),
+            places: [const { AtomicU32::new(NOWHERE) }; HEAPS],
+            is_waiting: AtomicBool::new(false),
             virtual_time: AtomicU64::new(0),
             running_since: AtomicU64::new(0),
-            weight: AtomicU32::new(DEFAULT_WEIGHT),
+            drawn: AtomicU64::new(0),
+            weight: AtomicU32::new(DEFAULT_WEIGHT as u32),
+            head_start: AtomicU64::new(2 * PERIOD),
+            hard: AtomicU32::new(CpuSet::MAX),
+            soft: AtomicU32::new(CpuSet::MAX),
         }
+    }
+
+    /// Its share of the CPU relative to others.
+    #[inline]
+    pub fn weight(&self) -> u64 {
+        self.weight.load(Ordering::Relaxed).into()
+    }
+
+    /// It may run on some CPUs only.
+    #[inline]
+    fn is_bound(&self) -> bool {
+        self.hard.load(Ordering::Relaxed) != CpuSet::MAX
+    }
+
+    /// How far its last turns may have brought it ahead of the others, in virtual time.
+    #[inline]
+    fn head_start(&self) -> u64 {
+        self.head_start.load(Ordering::Relaxed)
     }
 }
 
@@ -65,39 +114,13 @@ impl Default for VcpuSchedule {
     }
 }
 
-/// A vCPU as the run queue sees it.
-#[derive(Clone, Copy)]
-struct Runnable(VcpuPointer);
-
-impl Indexed for Runnable {
-    fn place(self) -> u32 {
-        self.0.get().schedule.place.load(Ordering::Relaxed)
-    }
-    fn set_place(self, place: u32) {
-        self.0.get().schedule.place.store(place, Ordering::Relaxed);
-    }
-}
-
 /// All vCPUs that wait for a CPU.
-pub struct RunQueue {
-    queue: Mutex<Queue>,
-    /// Vcpus on the queue, readable without its lock.
-    waiting: AtomicU32,
-}
-
-struct Queue {
-    heap: IndexedHeap<Runnable>,
-    /// Virtual time of the vCPU that got a CPU last: where newcomers start.
-    clock: u64,
-    /// CPUs that have found nothing to run and have not been told of anything since.
-    idle: u32,
-}
+pub struct RunQueue(Mutex<Queue>);
 
 impl RunQueue {
     /// An empty run queue.
     pub const fn new() -> Self {
-        let queue = Queue { heap: IndexedHeap::new(), clock: 0, idle: 0 };
-        Self { queue: Mutex::new(queue), waiting: AtomicU32::new(0) }
+        Self(Mutex::new(Queue::new()))
     }
 }
 
@@ -107,28 +130,45 @@ impl Default for RunQueue {
     }
 }
 
-/// What the scheduler keeps for a CPU.
+#[inline]
+fn run_queue() -> MutexGuard<'static, Queue> {
+    machine().run_queue.0.lock()
+}
+
+/// What the scheduler keeps for a CPU. It changes under the lock of the run queue.
 pub struct CpuSchedule {
-    /// The vCPU it chose last; null when it found none. Changes under the lock of the run queue, and whoever holds that
-    /// may follow it: no vCPU goes for good that is chosen.
+    /// The vCPU it chose last; null when it found none. Whoever holds the lock of the run queue may follow it: no vCPU goes
+    /// for good that is chosen.
     chosen: SharedVcpuPointer,
-    /// System time at which the running vCPU must make way if others wait.
-    slice_end: AtomicU64,
+    /// System time at which the running vCPU must make way for others.
+    turn_end: AtomicU64,
+    /// System time at which the running vCPU has used up what its domain may.
+    budget_end: AtomicU64,
+    /// System time at which this CPU is to see to those that stand apart.
+    next_return: AtomicU64,
 }
 
 impl CpuSchedule {
     /// A CPU that has chosen nothing.
     pub const fn new() -> Self {
-        Self { chosen: SharedVcpuPointer::none(), slice_end: AtomicU64::new(u64::MAX) }
+        Self {
+            chosen: SharedVcpuPointer::none(),
+            turn_end: AtomicU64::new(u64::MAX),
+            budget_end: AtomicU64::new(u64::MAX),
+            next_return: AtomicU64::new(u64::MAX),
+        }
     }
 
-    /// When the running vCPU must make way: never, if nobody waits.
-    pub fn slice_end(&self) -> u64 {
-        if machine().run_queue.waiting.load(Ordering::Relaxed) == 0 {
-            u64::MAX
-        } else {
-            self.slice_end.load(Ordering::Relaxed)
-        }
+    /// When the CPU has to choose again, whatever happens: never, if nobody waits and nothing is capped.
+    #[inline]
+    pub fn next_choice(&self) -> u64 {
+        let vcpu = self.turn_end.load(Ordering::Relaxed).min(self.budget_end.load(Ordering::Relaxed));
+        vcpu.min(self.next_return.load(Ordering::Relaxed))
+    }
+
+    /// The CPU has put somebody apart, who is to come back then.
+    fn must_look_by(&self, time: u64) {
+        self.next_return.fetch_min(time, Ordering::Relaxed);
     }
 }
 
@@ -143,23 +183,26 @@ impl Default for CpuSchedule {
 /// # Errors
 /// `ENOMEM`.
 pub fn admit() -> Result<(), Errno> {
-    machine().run_queue.queue.lock().heap.reserve()?;
+    run_queue().reserve()?;
     for cpu in arch::cpu::all() {
         if let Err(errno) = cpu.timers.reserve() {
             arch::cpu::all().take_while(|other| other.id != cpu.id).for_each(|cpu| cpu.timers.unreserve());
-            machine().run_queue.queue.lock().heap.unreserve();
+            run_queue().unreserve();
             return Err(errno);
         }
     }
     Ok(())
 }
 
-/// Takes a vCPU out of every queue for good. It must have a reason in `paused` that nobody will clear, and be off its
-/// CPU.
+/// Takes a vCPU out of every queue for good, and lets others have the CPU that it had to itself. It must have a reason in
+/// `paused` that nobody will clear, and be off its CPU.
 pub fn retire(vcpu: &Vcpu) {
-    let mut queue = machine().run_queue.queue.lock();
-    queue.heap.remove(Runnable(VcpuPointer::new(vcpu)));
-    queue.heap.unreserve();
+    let mut queue = run_queue();
+    if vcpu.schedule.is_waiting.load(Ordering::Relaxed) {
+        queue.leave(vcpu);
+    }
+    affinity::release(&mut queue, vcpu);
+    queue.unreserve();
     drop(queue);
     time::retire(vcpu);
 }
@@ -192,26 +235,22 @@ pub fn resume(vcpu: &Vcpu, reasons: u32) {
 
 /// Queues a vCPU that can run. If it has not left its CPU yet, the choice there will find that it can run.
 fn enqueue(vcpu: &Vcpu) {
-    let run_queue = &machine().run_queue;
-    let mut queue = run_queue.queue.lock();
-    let is_queued = vcpu.schedule.place.load(Ordering::Relaxed) != NOWHERE;
-    if vcpu.running.load(Ordering::Relaxed) || is_queued || vcpu.paused.load(Ordering::Acquire) != 0 {
+    let mut queue = run_queue();
+    let is_waiting = vcpu.schedule.is_waiting.load(Ordering::Relaxed);
+    if vcpu.running.load(Ordering::Relaxed) || is_waiting || vcpu.paused.load(Ordering::Acquire) != 0 {
         return;
     }
-    let earliest = queue.clock.saturating_sub(WAKE_CREDIT);
-    let virtual_time = vcpu.schedule.virtual_time.load(Ordering::Relaxed).max(earliest);
-    vcpu.schedule.virtual_time.store(virtual_time, Ordering::Relaxed);
     let now = clock::now();
     vcpu.run_state.queue(now);
-    queue.heap.set(Runnable(VcpuPointer::new(vcpu)), virtual_time);
-    let is_first = run_queue.waiting.fetch_add(1, Ordering::Relaxed) == 0;
-    let taker = idle_cpu(&mut queue, vcpu).or_else(|| preempted_cpu(virtual_time, now));
-    drop(queue);
-    match taker {
+    queue.enter(vcpu, WAKE_CREDIT);
+    find_cpu(&mut queue, vcpu, now);
+}
+
+/// Has a CPU take a vCPU that has just come into line; if none should at once, sees to it that turns end.
+fn find_cpu(queue: &mut Queue, vcpu: &Vcpu, now: u64) {
+    match idle_cpu(queue, vcpu).or_else(|| preempted_cpu(queue, vcpu, now)) {
         Some(cpu) => request(cpu, work::RESCHEDULE),
-        // Now that somebody waits, everybody's slice counts.
-        None if is_first => arch::cpu::all().for_each(|cpu| request(cpu, work::TIMERS)),
-        None => (),
+        None => end_turns(queue, vcpu),
     }
 }
 
@@ -221,38 +260,60 @@ fn request(cpu: &Cpu, work: u32) {
     arch::cpu::kick(cpu);
 }
 
-/// An idle CPU for the vCPU, if there is one: best the one it ran on last. It counts as idle no more.
+/// An idle CPU for the vCPU, if there is one: best the one it ran on last, if it should run there. It counts as idle no
+/// more.
 fn idle_cpu(queue: &mut Queue, vcpu: &Vcpu) -> Option<&'static Cpu> {
     if queue.idle == 0 {
         return None;
     }
+    let possible = queue.idle & queue.allowed(vcpu);
+    let liked = possible & vcpu.schedule.soft.load(Ordering::Relaxed);
     let last = 1 << vcpu.processor.load(Ordering::Relaxed);
-    let number = if queue.idle & last != 0 { last.trailing_zeros() } else { queue.idle.trailing_zeros() };
+    let best = [liked & last, liked, possible & last, possible].into_iter().find(|cpus| *cpus != 0)?;
+    let number = best.trailing_zeros();
     queue.idle &= !(1 << number);
     Some(arch::cpu::by_number(number as u8))
 }
 
-/// The CPU whose vCPU has had most, if one with this virtual time should not wait for the end of its slice. The caller
-/// holds the lock of the run queue.
-fn preempted_cpu(virtual_time: u64, now: u64) -> Option<&'static Cpu> {
-    let had = |cpu: &'static Cpu| Some((virtual_time_on(cpu, now)?, cpu));
-    let (most, cpu) = arch::cpu::all().filter_map(had).max_by_key(|(time, _)| *time)?;
-    (virtual_time.saturating_add(PREEMPTION_MARGIN) < most).then_some(cpu)
+/// The CPU whose vCPU has had most, if this one should not wait for the end of its turn.
+fn preempted_cpu(queue: &Queue, vcpu: &Vcpu, now: u64) -> Option<&'static Cpu> {
+    let allowed = queue.allowed(vcpu);
+    let lead = |cpu: &'static Cpu| Some((lead_on(queue, cpu, vcpu, now)?, cpu));
+    let cpus = arch::cpu::all().filter(|cpu| cpu.bit() & allowed != 0);
+    let (most, cpu) = cpus.filter_map(lead).max_by_key(|(lead, _)| *lead)?;
+    (most > PREEMPTION_MARGIN as i64).then_some(cpu)
 }
 
-/// The virtual time, up to now, of the vCPU that a CPU has chosen.
-fn virtual_time_on(cpu: &Cpu, now: u64) -> Option<u64> {
+/// By how much the virtual time of the vCPU that a CPU has chosen is, up to now, ahead of another's.
+fn lead_on(queue: &Queue, cpu: &Cpu, other: &Vcpu, now: u64) -> Option<i64> {
     let pointer = cpu.schedule.chosen.get()?;
     let running = pointer.get();
     let since = running.schedule.running_since.load(Ordering::Relaxed);
     let ran = scaled(now.saturating_sub(since), running);
-    Some(running.schedule.virtual_time.load(Ordering::Relaxed).saturating_add(ran))
+    Some(queue.time_of(running, cpu) + ran as i64 - queue.time_of(other, cpu))
+}
+
+/// A vCPU waits: on the CPUs that it may use nobody's turn is endless any more.
+fn end_turns(queue: &mut Queue, vcpu: &Vcpu) {
+    let untold = queue.endless & queue.allowed(vcpu);
+    if untold == 0 {
+        return;
+    }
+    queue.endless &= !untold;
+    for cpu in arch::cpu::all().filter(|cpu| cpu.bit() & untold != 0) {
+        if let Some(running) = cpu.schedule.chosen.get() {
+            let running = running.get();
+            let since = running.schedule.running_since.load(Ordering::Relaxed);
+            cpu.schedule.turn_end.store(since + queue.turn(cpu, running), Ordering::Relaxed);
+            request(cpu, work::TIMERS);
+        }
+    }
 }
 
 /// Makes the CPU that runs the vCPU look at it anew before it goes on with it. One that does not run is looked at when
 /// it gets a CPU.
 pub fn reconsider(vcpu: &Vcpu) {
-    let _queue = machine().run_queue.queue.lock();
+    let _queue = run_queue();
     if vcpu.running.load(Ordering::Relaxed) {
         request(processor_of(vcpu), work::RESCHEDULE);
     }
@@ -260,7 +321,7 @@ pub fn reconsider(vcpu: &Vcpu) {
 
 /// How a vCPU spends its life, seen at one moment: it may be changing on another CPU.
 pub fn run_state_of(vcpu: &Vcpu) -> VcpuRunstateInfo {
-    let _queue = machine().run_queue.queue.lock();
+    let _queue = run_queue();
     vcpu.run_state.snapshot()
 }
 
@@ -270,35 +331,69 @@ pub fn running_time_of(vcpu: &Vcpu) -> u64 {
 }
 
 /// Nanoseconds as the vCPU's virtual time counts them.
+#[inline]
 fn scaled(nanoseconds: u64, vcpu: &Vcpu) -> u64 {
-    let weight = u64::from(vcpu.schedule.weight.load(Ordering::Relaxed).max(1));
-    nanoseconds.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight
+    match vcpu.schedule.weight() {
+        DEFAULT_WEIGHT => nanoseconds,
+        weight => nanoseconds.saturating_mul(DEFAULT_WEIGHT) / weight,
+    }
+}
+
+/// Sets the share that each of a domain's vCPUs has relative to others; at least 1.
+pub fn set_weight(domain: &Domain, weight: u32) {
+    for vcpu in domain.vcpus() {
+        change(vcpu, |_| {
+            vcpu.schedule.weight.store(weight.max(1), Ordering::Relaxed);
+            vcpu.schedule.head_start.store(scaled(2 * PERIOD, vcpu), Ordering::Relaxed);
+        });
+    }
+}
+
+/// Caps what a domain's vCPUs together may use, in per cent of one CPU; zero for no cap.
+pub fn set_cap(domain: &Domain, cap: u32) {
+    {
+        let _queue = run_queue();
+        domain.budget.set(cap, clock::now());
+    }
+    domain.vcpus().for_each(|vcpu| change(vcpu, |_| ()));
+}
+
+/// Changes by what a vCPU's place in the run queue, or its right to a CPU, is found; and finds it anew.
+fn change(vcpu: &Vcpu, change: impl FnOnce(&mut Queue)) {
+    let mut queue = run_queue();
+    let is_waiting = vcpu.schedule.is_waiting.load(Ordering::Relaxed);
+    if is_waiting {
+        queue.leave(vcpu);
+    }
+    change(&mut queue);
+    if is_waiting {
+        queue.enter(vcpu, WAKE_CREDIT);
+        find_cpu(&mut queue, vcpu, clock::now());
+    } else if vcpu.running.load(Ordering::Relaxed) {
+        request(processor_of(vcpu), work::RESCHEDULE);
+    }
 }
 
 /// Adds `reason` to what keeps the vCPU from running. If it runs it leaves its CPU at the next opportunity.
 pub fn suspend(vcpu: &Vcpu, reason: u32) {
     vcpu.paused.fetch_or(reason, Ordering::SeqCst);
-    let run_queue = &machine().run_queue;
-    let mut queue = run_queue.queue.lock();
+    let mut queue = run_queue();
     if vcpu.running.load(Ordering::Relaxed) {
         request(processor_of(vcpu), work::RESCHEDULE);
-    } else if vcpu.schedule.place.load(Ordering::Relaxed) != NOWHERE {
-        queue.heap.remove(Runnable(VcpuPointer::new(vcpu)));
+    } else if vcpu.schedule.is_waiting.load(Ordering::Relaxed) {
+        queue.leave(vcpu);
         vcpu.run_state.stop(vcpu.paused.load(Ordering::Relaxed), clock::now());
-        run_queue.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Lets others run before the caller, if any are waiting (`SCHEDOP_yield`).
 pub fn yield_now(vcpu: &Vcpu) {
-    let run_queue = &machine().run_queue;
-    if run_queue.waiting.load(Ordering::Relaxed) == 0 {
+    let cpu = arch::cpu::this_cpu();
+    if cpu.schedule.turn_end.load(Ordering::Relaxed) == u64::MAX {
         return;
     }
-    if let Some((key, _)) = run_queue.queue.lock().heap.first() {
-        vcpu.schedule.virtual_time.fetch_max(key.saturating_add(1), Ordering::Relaxed);
-    }
-    arch::cpu::this_cpu().request(work::RESCHEDULE);
+    run_queue().let_pass(vcpu, cpu);
+    cpu.request(work::RESCHEDULE);
 }
 
 /// Chooses who runs on this CPU from now on, charging whoever ran until now. `None` means nobody can.
@@ -306,37 +401,85 @@ pub fn yield_now(vcpu: &Vcpu) {
 /// The chosen vCPU may still be [on another CPU](Vcpu::on_cpu) that is just leaving it.
 pub fn choose(cpu: &Cpu) -> Option<&'static Vcpu> {
     let now = clock::now();
-    let run_queue = &machine().run_queue;
-    let mut queue = run_queue.queue.lock();
-    if let Some(previous) = cpu.current() {
-        charge(previous, now);
-        previous.running.store(false, Ordering::Relaxed);
-        let paused = previous.paused.load(Ordering::Acquire);
-        if paused != 0 {
-            previous.run_state.stop(paused, now);
-        } else {
-            previous.run_state.queue(now);
-            let key = previous.schedule.virtual_time.load(Ordering::Relaxed);
-            queue.heap.set(Runnable(VcpuPointer::new(previous)), key);
-            run_queue.waiting.fetch_add(1, Ordering::Relaxed);
-        }
+    let mut queue = run_queue();
+    if cpu.schedule.next_return.load(Ordering::Relaxed) <= now {
+        take_back(&mut queue, cpu, now);
     }
-    let Some((virtual_time, Runnable(pointer))) = queue.heap.pop() else {
-        cpu.schedule.chosen.set(None);
-        queue.idle |= cpu.bit();
-        return None;
-    };
-    run_queue.waiting.fetch_sub(1, Ordering::Relaxed);
+    let previous = cpu.current();
+    if let Some(previous) = previous {
+        put_back(&mut queue, previous, now);
+    }
+    let next = queue.take(cpu, now);
+    cpu.schedule.chosen.set(next);
+    match next {
+        Some(next) => begin_turn(&mut queue, cpu, next, now),
+        None => be_idle(&mut queue, cpu),
+    }
+    if queue.idle != 0 && queue.has_any() {
+        employ_idle(&mut queue);
+    }
+    if let Some(left) = previous.filter(|vcpu| vcpu.schedule.is_waiting.load(Ordering::Relaxed)) {
+        end_turns(&mut queue, left);
+    }
+    next
+}
+
+/// Whoever makes way may use a CPU that idles; and who was to get a CPU that idled may have found another there, which is
+/// bound to it. One such CPU is told; when it has chosen, it sees to the next.
+#[cold]
+fn employ_idle(queue: &mut Queue) {
+    let wanted = |cpu: &&'static Cpu| queue.idle & cpu.bit() != 0 && queue.is_wanted(cpu);
+    if let Some(cpu) = arch::cpu::all().find(wanted) {
+        queue.idle &= !cpu.bit();
+        request(cpu, work::RESCHEDULE);
+    }
+}
+
+/// Lets those go into line whose domains may use CPUs again.
+#[cold]
+fn take_back(queue: &mut Queue, cpu: &Cpu, now: u64) {
+    while let Some(vcpu) = queue.next_back(now) {
+        find_cpu(queue, vcpu, now);
+    }
+    cpu.schedule.next_return.store(queue.next_return(), Ordering::Relaxed);
+}
+
+/// A vCPU's turn is over.
+fn put_back(queue: &mut Queue, vcpu: &Vcpu, now: u64) {
+    charge(vcpu, now);
+    vcpu.running.store(false, Ordering::Relaxed);
+    let paused = vcpu.paused.load(Ordering::Acquire);
+    if paused != 0 {
+        vcpu.run_state.stop(paused, now);
+    } else {
+        vcpu.run_state.queue(now);
+        queue.enter(vcpu, u64::MAX);
+    }
+}
+
+fn begin_turn(queue: &mut Queue, cpu: &Cpu, vcpu: &Vcpu, now: u64) {
     queue.idle &= !cpu.bit();
-    queue.clock = queue.clock.max(virtual_time);
-    let next = pointer.get();
-    next.running.store(true, Ordering::Relaxed);
-    next.processor.store(cpu.id as u8, Ordering::Relaxed);
-    next.schedule.running_since.store(now, Ordering::Relaxed);
-    next.run_state.run(now);
-    cpu.schedule.chosen.set(Some(next));
-    cpu.schedule.slice_end.store(now + TIME_SLICE, Ordering::Relaxed);
-    Some(next)
+    let turn_end = if queue.is_wanted(cpu) {
+        queue.endless &= !cpu.bit();
+        now + queue.turn(cpu, vcpu)
+    } else {
+        queue.endless |= cpu.bit();
+        u64::MAX
+    };
+    cpu.schedule.turn_end.store(turn_end, Ordering::Relaxed);
+    let budget_end = now.saturating_add(vcpu.schedule.drawn.load(Ordering::Relaxed));
+    cpu.schedule.budget_end.store(budget_end, Ordering::Relaxed);
+    vcpu.running.store(true, Ordering::Relaxed);
+    vcpu.processor.store(cpu.id as u8, Ordering::Relaxed);
+    vcpu.schedule.running_since.store(now, Ordering::Relaxed);
+    vcpu.run_state.run(now);
+}
+
+fn be_idle(queue: &mut Queue, cpu: &Cpu) {
+    queue.idle |= cpu.bit();
+    queue.endless &= !cpu.bit();
+    cpu.schedule.turn_end.store(u64::MAX, Ordering::Relaxed);
+    cpu.schedule.budget_end.store(u64::MAX, Ordering::Relaxed);
 }
 
 fn charge(vcpu: &Vcpu, now: u64) {
@@ -344,4 +487,8 @@ fn charge(vcpu: &Vcpu, now: u64) {
     let ran = now.saturating_sub(since);
     vcpu.schedule.running_since.store(now, Ordering::Relaxed);
     vcpu.schedule.virtual_time.fetch_add(scaled(ran, vcpu), Ordering::Relaxed);
+    let drawn = vcpu.schedule.drawn.load(Ordering::Relaxed);
+    if drawn != u64::MAX {
+        vcpu.domain().budget.settle(drawn, ran);
+    }
 }

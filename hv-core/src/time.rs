@@ -67,10 +67,10 @@ impl Default for VcpuTimers {
 struct Sleeper(VcpuPointer);
 
 impl Indexed for Sleeper {
-    fn place(self) -> u32 {
+    fn place(self, _heap: usize) -> u32 {
         self.0.get().timers.place.load(Ordering::Relaxed)
     }
-    fn set_place(self, place: u32) {
+    fn set_place(self, _heap: usize, place: u32) {
         self.0.get().timers.place.store(place, Ordering::Relaxed);
     }
 }
@@ -185,11 +185,11 @@ fn move_here(vcpu: &Vcpu, cpu: &Cpu) {
 pub fn run_timers(cpu: &Cpu) {
     let now = clock::now();
     let deadline = cpu.timers.fire_due(now);
-    let slice_end = cpu.schedule.slice_end();
-    if now >= slice_end {
+    let choice = cpu.schedule.next_choice();
+    if now >= choice {
         cpu.request(work::RESCHEDULE);
     }
-    let next = deadline.min(slice_end);
+    let next = deadline.min(choice);
     if cpu.timers.programmed.swap(next, Ordering::Relaxed) != next || next <= now {
         clock::set_timer(next);
     }

@@ -176,6 +176,9 @@ pub const XEN_VCPUAFFINITY_HARD: u32 = 1 << 0;
 pub const XEN_VCPUAFFINITY_SOFT: u32 = 1 << 1;
 /// In [`DomctlVcpuaffinity::flags`]: even if it is pinned for a moment.
 pub const XEN_VCPUAFFINITY_FORCE: u32 = 1 << 2;
+/// In [`DomctlVcpuaffinity::flags`]: nobody else may run where it must run. This is Weir's own; Xen has pools of CPUs with
+/// a scheduler of their own instead.
+pub const WEIR_VCPUAFFINITY_DEDICATED: u32 = 1 << 31;
 
 /// Scheduler by credit.
 pub const XEN_SCHEDULER_CREDIT: u32 = 5;

@@ -1,7 +1,7 @@
 //! The machine's double on the host: what the logic above [`crate::arch`] needs in order to be tested.
 //!
-//! There is one CPU, per test thread; time stands still unless a test moves it; the guest's address space is walked
-//! in software from the page tables that were "loaded" last.
+//! There is one CPU, per test thread, unless a test says that there are more; time stands still unless a test moves it; the
+//! guest's address space is walked in software from the page tables that were "loaded" last.
 
 use crate::{
     cpu::Cpu,
@@ -10,11 +10,18 @@ use crate::{
     vcpu::{Context, Vcpu},
 };
 use hypercall_abi::MachineFrame;
-use std::{boxed::Box, cell::Cell, thread_local};
+use std::{cell::Cell, thread_local, vec::Vec};
 
 thread_local! {
     static LOADED: Cell<Option<MachineFrame>> = const { Cell::new(None) };
-    static CPU: &'static Cpu = Box::leak(Box::new(Cpu::new(0)));
+    static CPUS: Cell<&'static [Cpu]> = Cell::new(new_cpus(1));
+    /// Which one the thread stands for.
+    static HERE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// CPUs that have not done anything; they are leaked, as it takes to be for ever.
+fn new_cpus(count: u32) -> &'static [Cpu] {
+    (0..count).map(Cpu::new).collect::<Vec<_>>().leak()
 }
 
 /// Loads a vCPU's address space, for [`guest_memory`].
@@ -116,26 +123,37 @@ pub fn machine_address_bits() -> u32 {
     40
 }
 
-/// The one CPU of the thread.
+/// The CPUs of the thread.
 pub mod cpu {
-    use super::{CPU, Cpu, Vcpu};
+    use super::{CPUS, Cpu, HERE, Vcpu, new_cpus};
+
+    /// Gives the thread so many new ones.
+    pub fn start(count: u32) {
+        CPUS.set(new_cpus(count));
+        HERE.set(0);
+    }
+
+    /// The thread stands for this one from now on.
+    pub fn go_to(cpu: &Cpu) {
+        HERE.set(cpu.id as usize);
+    }
 
     /// The CPU this thread stands for.
     pub fn this_cpu() -> &'static Cpu {
-        CPU.with(|cpu| *cpu)
+        &CPUS.get()[HERE.get()]
     }
 
-    /// Every CPU: one.
+    /// Every CPU.
     pub fn all() -> impl Iterator<Item = &'static Cpu> {
-        core::iter::once(this_cpu())
+        CPUS.get().iter()
     }
 
-    /// The CPU this thread stands for, whatever its number.
-    pub fn by_number(_number: u8) -> &'static Cpu {
-        this_cpu()
+    /// The CPU of this number.
+    pub fn by_number(number: u8) -> &'static Cpu {
+        &CPUS.get()[usize::from(number)]
     }
 
-    /// There is no other CPU to interrupt.
+    /// A test that has several looks at their work itself.
     pub fn kick(_cpu: &Cpu) {}
 
     /// True when the vCPU is the current one.
@@ -156,10 +174,13 @@ pub mod cpu {
 
 /// Time, which a test moves by hand.
 pub mod clock {
+    use super::{Cpu, cpu::this_cpu};
+    use crate::cpu::MOST_CPUS;
     use std::{cell::Cell, thread_local};
 
     thread_local! {
         static NOW: Cell<u64> = const { Cell::new(0) };
+        static TIMERS: Cell<[u64; MOST_CPUS]> = const { Cell::new([u64::MAX; MOST_CPUS]) };
     }
 
     /// How TSC readings become nanoseconds.
@@ -206,8 +227,17 @@ pub mod clock {
     /// The wall clock is not kept here.
     pub fn set_wall_clock_at_zero(_nanoseconds: u64) {}
 
-    /// No interrupt comes here: tests call the timers themselves.
-    pub fn set_timer(_deadline: u64) {}
+    /// No interrupt comes here: tests look at [`timer`] and call the timers themselves.
+    pub fn set_timer(deadline: u64) {
+        let mut timers = TIMERS.get();
+        timers[this_cpu().id as usize] = deadline;
+        TIMERS.set(timers);
+    }
+
+    /// What a CPU's timer is set to.
+    pub fn timer(cpu: &Cpu) -> u64 {
+        TIMERS.get()[cpu.id as usize]
+    }
 }
 
 /// Caches that nobody goes around.

@@ -106,7 +106,7 @@ layout! {
     pub struct DomctlVcpuaffinity [40] {
         /// Which virtual CPU.
         0 => vcpu: VcpuId,
-        /// `XEN_VCPUAFFINITY_*`.
+        /// `XEN_VCPUAFFINITY_*`, [`WEIR_VCPUAFFINITY_DEDICATED`].
         4 => flags: u32,
         /// Where it must run. Setting it writes back what took effect.
         8 => cpumap_hard: XenctlBitmap,

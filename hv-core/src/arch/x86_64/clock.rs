@@ -91,8 +91,11 @@ pub fn set_wall_clock_at_zero(nanoseconds: u64) {
     IS_RIGHT.store(true, Ordering::Relaxed);
 }
 
-/// The longest the timer is set for; it fires early and is set again.
+/// The longest the timer is set for at its full rate.
 const LONGEST: u64 = 2 * NANOSECONDS;
+/// The longest it is set for at all, at its slow rate; it fires early and is set again. So a CPU that has nothing to do for
+/// an hour is woken a few times, and not each second.
+const LONGEST_SLOWLY: u64 = LONGEST * local_apic::SLOWLY;
 
 /// Asks for an interrupt at `deadline` (system time); never, for `u64::MAX`.
 pub fn set_timer(deadline: u64) {
@@ -100,9 +103,16 @@ pub fn set_timer(deadline: u64) {
         return local_apic::start_timer(0);
     }
     let Some(rates) = RATES.get() else { return };
-    let delay = deadline.saturating_sub(now()).min(LONGEST);
-    let ticks = (u128::from(delay) * u128::from(rates.timer_multiplier)) >> 32;
-    local_apic::start_timer((ticks as u64).clamp(1, u64::from(u32::MAX)) as u32);
+    let delay = deadline.saturating_sub(now());
+    let ticks = |delay: u64| {
+        let ticks = (u128::from(delay) * u128::from(rates.timer_multiplier)) >> 32;
+        (ticks as u64).clamp(1, u64::from(u32::MAX)) as u32
+    };
+    if delay <= LONGEST {
+        local_apic::start_timer(ticks(delay));
+    } else {
+        local_apic::start_slow_timer(ticks(delay.min(LONGEST_SLOWLY) / local_apic::SLOWLY));
+    }
 }
 
 const PIT_RATE: u64 = 1_193_182;

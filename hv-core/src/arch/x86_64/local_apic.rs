@@ -42,6 +42,9 @@ const TIMER_DIVIDE: usize = 0x3e0;
 const ENABLE: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
 const DIVIDE_BY_1: u32 = 0b1011;
+const DIVIDE_BY_128: u32 = 0b1010;
+/// How much slower the slow timer is.
+pub const SLOWLY: u64 = 128;
 /// In the command register: an interrupt is still to be sent.
 const PENDING: u32 = 1 << 12;
 /// In the command register: the level of all commands but one that is not used.
@@ -91,6 +94,14 @@ pub fn end_of_interrupt() {
 /// Starts the timer for `ticks`, once; zero stops it.
 pub fn start_timer(ticks: u32) {
     write(TIMER, u32::from(TIMER_VECTOR));
+    write(TIMER_DIVIDE, DIVIDE_BY_1);
+    write(TIMER_INITIAL, ticks);
+}
+
+/// Starts the timer for so many slow ticks, once.
+pub fn start_slow_timer(ticks: u32) {
+    write(TIMER, u32::from(TIMER_VECTOR));
+    write(TIMER_DIVIDE, DIVIDE_BY_128);
     write(TIMER_INITIAL, ticks);
 }
 
