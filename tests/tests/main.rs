@@ -19,6 +19,7 @@ mod peer;
 mod processors;
 mod prompt;
 mod remote;
+mod scheduling;
 mod toolstack;
 mod trials;
 mod tutorial;

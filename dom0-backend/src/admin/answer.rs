@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::output::table;
 use crate::bench::BenchError;
 use crate::store;
-use crate::toolstack::{AdjustError, CreateError, FileError, PlugError};
+use crate::toolstack::{AdjustError, CreateError, FileError, PinError, PlugError};
 
 /// Status of a command that did what it should.
 pub const SUCCEEDED: u32 = 0;
@@ -127,6 +127,12 @@ impl From<AdjustError> for Failure {
 
 impl From<PlugError> for Failure {
     fn from(error: PlugError) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}
+
+impl From<PinError> for Failure {
+    fn from(error: PinError) -> Self {
         Self::new(error.kind(), error.to_string())
     }
 }

@@ -1,5 +1,6 @@
 //! The commands: what can be asked for.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -8,7 +9,7 @@ use device_drivers::pci::Address;
 use hypercall_abi::DomainId;
 
 use crate::bench::DiskRequests;
-use crate::toolstack::{GuestConfiguration, GuestDisk, GuestNic};
+use crate::toolstack::{GuestConfiguration, GuestDisk, GuestNic, PinOrder};
 
 /// What is done with PCI devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +114,32 @@ pub enum Command {
     },
     /// List virtual CPUs, of these domains or of all.
     VcpuList(Vec<String>),
+    /// Say where a domain's virtual CPUs run.
+    Pin {
+        /// The domain's name or number.
+        guest: String,
+        /// Which, and where.
+        order: PinOrder,
+    },
+    /// Plug in as many of a guest's virtual CPUs.
+    SetVcpus {
+        /// The guest's name or number.
+        guest: String,
+        /// How many.
+        count: u32,
+    },
+    /// Send a virtual CPU a non-maskable interrupt.
+    Interrupt {
+        /// The guest's name or number.
+        guest: String,
+        /// Which one.
+        vcpu: u32,
+    },
+    /// List pools of processors, of which there is one.
+    PoolList {
+        /// With the processors' numbers.
+        shows_cpus: bool,
+    },
     /// Ask a guest to change its memory.
     SetMemory {
         /// The guest's name or number.
@@ -133,6 +160,8 @@ pub enum Command {
         guest: Option<String>,
         /// The new share.
         weight: Option<u16>,
+        /// The new limit, in per cent of one processor; 0 for none.
+        cap: Option<u16>,
     },
     /// Plug a disk into a guest.
     AttachDisk {
@@ -174,6 +203,8 @@ pub enum Command {
     },
     /// Show the hypervisor's counters.
     Counters,
+    /// Set them to zero.
+    ResetCounters,
     /// Something with PCI devices.
     Pci(PciCommand),
     /// Measure something.
@@ -221,7 +252,7 @@ pub enum ListForm {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Description {
     /// From the command's words.
-    Words(GuestConfiguration),
+    Words(Box<GuestConfiguration>),
     /// From a file, and words that change what it says.
     File {
         /// The file.

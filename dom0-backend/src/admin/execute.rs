@@ -7,6 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use hypercall_abi::VcpuId;
 use pv_runtime::executor::{sleep, spawn, yield_now};
 use pv_runtime::hypercall;
 use pv_runtime::memory::page_count;
@@ -25,7 +26,10 @@ use super::{store_quota, store_tree};
 use crate::bench;
 use crate::console::{GuestConsole, harmless_lines, run_command};
 use crate::store::Nodes;
-use crate::toolstack::{Described, Guest, GuestConfiguration, GuestDisk, GuestNic, ShutdownRequest, control};
+use crate::toolstack::{
+    AdjustError, Described, Guest, GuestConfiguration, GuestDisk, GuestNic, PinError, PinOrder,
+    ShutdownRequest, control, processors,
+};
 
 /// How long guests may take to end when the machine is to be switched off.
 const POWER_OFF_TIME: Duration = Duration::from_secs(30);
@@ -111,6 +115,11 @@ impl Admin {
                 self.toolstack.rename(&*self.guest(&guest)?, &new)?;
                 done()
             }
+            Command::SetVcpus { guest, count } => {
+                self.toolstack.plug_vcpus(&*self.guest(&guest)?, count)?;
+                done()
+            }
+            Command::Interrupt { guest, vcpu } => self.interrupt(&guest, vcpu),
             Command::SetMemory { guest, kibibytes } => {
                 self.toolstack.request_memory(&*self.guest(&guest)?, kibibytes)?;
                 done()
@@ -131,7 +140,10 @@ impl Admin {
                 self.toolstack.detach(&guest, guest.nic(&order.device)?, order.is_forced).await?;
                 done()
             }
-            Command::Shares { guest: Some(guest), weight: Some(weight) } => self.set_weight(&guest, weight),
+            Command::Shares { guest: Some(guest), weight, cap } if weight.or(cap).is_some() => {
+                self.set_share(&guest, weight, cap)
+            }
+            Command::Pin { guest, order } => self.pin(&guest, &order),
             Command::Bench(what) => self.bench(what, wants_json).await,
             Command::Top { pause, times, is_batch } => {
                 self.top(pause, times, is_batch || !self.terminal.is_screen(), wants_json).await
@@ -173,6 +185,7 @@ impl Admin {
             Command::NameOf(domain) => self.name_of(domain),
             Command::Uptime { guests, is_short } => self.uptime(&guests, is_short),
             Command::VcpuList(guests) => self.vcpu_list(&guests),
+            Command::PoolList { shows_cpus } => self.pool_list(shows_cpus),
             Command::Shares { guest, .. } => self.shares(guest.as_deref()),
             Command::Store(command) => self.store(command),
             Command::BlockList(guests) => self.list_devices(&guests, devices::disks, devices::disks_as_xl),
@@ -183,6 +196,10 @@ impl Admin {
             Command::Pci(command) => self.pci(&command),
             Command::Log { clears } => log(clears),
             Command::Counters => counters(),
+            Command::ResetCounters => {
+                control::reset_performance_counters()?;
+                done()
+            }
             _ => done(),
         }
     }
@@ -215,7 +232,9 @@ impl Admin {
     /// What a guest is to be like, from words or from a file.
     async fn described(&self, description: Description) -> Result<Described, Failure> {
         match description {
-            Description::Words(configuration) => Ok(Described { configuration, warnings: Vec::new() }),
+            Description::Words(configuration) => {
+                Ok(Described { configuration: *configuration, warnings: Vec::new() })
+            }
             Description::File { path, words } => {
                 let content = self.toolstack.file(&path).await?;
                 let words: Vec<_> = words.iter().map(String::as_str).collect();
@@ -300,11 +319,30 @@ impl Admin {
         Ok(Answer::new("", json!({ "index": nic.number, "mac": address })))
     }
 
-    fn set_weight(&self, name: &str, weight: u16) -> Outcome {
-        let domain = self.domains_called(&[name.to_owned()])?;
-        for domain in domain {
-            control::set_weight(domain.info.domain, weight).map_err(crate::toolstack::AdjustError::from)?;
+    fn set_share(&self, name: &str, weight: Option<u16>, cap: Option<u16>) -> Outcome {
+        for domain in self.domains_called(&[name.to_owned()])? {
+            let id = domain.info.domain;
+            let mut share = control::share(id).map_err(AdjustError::from)?;
+            (share.weight, share.cap) = (weight.unwrap_or(share.weight), cap.unwrap_or(share.cap));
+            control::set_share(id, share).map_err(AdjustError::from)?;
         }
+        done()
+    }
+
+    fn pin(&self, name: &str, order: &PinOrder) -> Outcome {
+        for domain in self.domains_called(&[name.to_owned()])? {
+            processors::pin(&domain.info, order)?;
+        }
+        done()
+    }
+
+    fn interrupt(&self, name: &str, vcpu: u32) -> Outcome {
+        let domain = self.guest(name)?.domain;
+        let all = processors::vcpu_numbers(&control::domain_info(domain)?);
+        if !all.contains(&vcpu) {
+            return Err(PinError::NoVcpu(vcpu, all.end).into());
+        }
+        control::send_nmi(domain, VcpuId(vcpu))?;
         done()
     }
 

@@ -5,9 +5,8 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::ops::Range;
 
-use hypercall_abi::domctl::{DomctlGetdomaininfo, XEN_INVALID_MAX_VCPU_ID};
+use hypercall_abi::domctl::DomctlGetdomaininfo;
 use hypercall_abi::{DomainId, Errno, PAGE_SIZE, VcpuId};
 use pv_runtime::executor::now;
 use serde_json::{Value, json};
@@ -16,7 +15,8 @@ use super::Admin;
 use super::answer::{Answer, Failure, Listing};
 use super::command::ListForm;
 use super::output;
-use crate::toolstack::{Guest, control};
+use crate::toolstack::control::Affinity;
+use crate::toolstack::{CpuSet, Guest, control, processors};
 
 /// What dom0 is called.
 pub const DOM0: &str = "Domain-0";
@@ -167,9 +167,12 @@ impl Admin {
             ("Time(s)", "time_s"),
             ("Affinity (Hard / Soft)", "affinity"),
         ]);
+        let present = processors::present()?;
         for domain in self.domains_called(names)? {
-            for number in vcpu_numbers(&domain.info) {
-                let Ok(vcpu) = control::vcpu_info(domain.info.domain, VcpuId(number)) else { continue };
+            for number in processors::vcpu_numbers(&domain.info) {
+                let id = VcpuId(number);
+                let Ok(vcpu) = control::vcpu_info(domain.info.domain, id) else { continue };
+                let Ok(affinity) = control::affinity(domain.info.domain, id) else { continue };
                 let is_online = vcpu.online != 0;
                 let letter = |holds: u8, letter: char| if holds != 0 { letter } else { '-' };
                 let state = match is_online {
@@ -183,10 +186,31 @@ impl Admin {
                     if is_online { json!(vcpu.cpu) } else { Value::Null },
                     json!(state),
                     json!(seconds(vcpu.cpu_time)),
-                    json!("all / all"),
+                    json!(affinity_text(&affinity, present)),
                 ]));
             }
         }
+        Ok(listing.answer())
+    }
+
+    /// The pool in which all processors and domains are.
+    pub(super) fn pool_list(&self, shows_cpus: bool) -> Result<Answer, Failure> {
+        let present = processors::present()?;
+        let name = json!("Pool-0");
+        if shows_cpus {
+            let mut listing = Listing::new(&[("Name", "name"), ("CPU list", "cpus")]);
+            listing.push([name, json!(present.numbers())].into());
+            return Ok(listing.answer());
+        }
+        let mut listing = Listing::new(&[
+            ("Name", "name"),
+            ("CPUs", "cpus"),
+            ("Sched", "scheduler"),
+            ("Active", "active"),
+            ("Domain count", "domains"),
+        ]);
+        let domains = self.domains()?.len();
+        listing.push([name, json!(present.count()), json!("credit2"), json!("y"), json!(domains)].into());
         Ok(listing.answer())
     }
 
@@ -196,19 +220,18 @@ impl Admin {
         let names: Vec<_> = guest.map(ToOwned::to_owned).into_iter().collect();
         for domain in self.domains_called(&names)? {
             let id = domain.info.domain;
-            let weight = control::weight(id).map_err(crate::toolstack::AdjustError::from)?;
-            listing.push([json!(domain.name()), json!(id.0), json!(weight), json!(0)].into());
+            let share = control::share(id).map_err(crate::toolstack::AdjustError::from)?;
+            listing.push([json!(domain.name()), json!(id.0), json!(share.weight), json!(share.cap)].into());
         }
         Ok(listing.answer())
     }
 }
 
-/// The numbers of a domain's virtual CPUs. One that is only just being made has none.
-fn vcpu_numbers(info: &DomctlGetdomaininfo) -> Range<u32> {
-    match info.max_vcpu_id {
-        XEN_INVALID_MAX_VCPU_ID => 0..0,
-        highest => 0..highest.saturating_add(1),
-    }
+/// Where a virtual CPU may and should run, as `xl` shows it; and whether nobody else runs there.
+fn affinity_text(affinity: &Affinity, present: CpuSet) -> String {
+    let (hard, soft) = (affinity.hard.text(present), affinity.soft.text(present));
+    let alone = if affinity.is_dedicated { ", dedicated" } else { "" };
+    format!("{hard} / {soft}{alone}")
 }
 
 fn no_domain(name: &str) -> Failure {
@@ -255,10 +278,14 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_without_virtual_cpus_has_none() {
-        let numbers = |max_vcpu_id| vcpu_numbers(&DomctlGetdomaininfo { max_vcpu_id, ..Default::default() });
-        assert_eq!((numbers(0), numbers(3)), (0..1, 0..4));
-        assert!(numbers(XEN_INVALID_MAX_VCPU_ID).is_empty());
+    fn affinity_is_written_as_xl_does() {
+        let text = |hard, soft, is_dedicated| {
+            let affinity = Affinity { hard: CpuSet(hard), soft: CpuSet(soft), is_dedicated };
+            affinity_text(&affinity, CpuSet::first(4))
+        };
+        assert_eq!(text(0xf, 0xf, false), "all / all");
+        assert_eq!(text(0xb, 4, false), "0-1,3 / 2");
+        assert_eq!(text(2, 0xf, true), "1 / all, dedicated");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod machine_exit;
 pub mod output;
 pub mod parse;
 mod pci;
+mod processors;
 mod prompt;
 mod script;
 mod store_quota;

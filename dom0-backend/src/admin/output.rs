@@ -68,6 +68,7 @@ pub fn machine(
     let mib = |pages: usize| pages as u64 / PAGES_PER_MIB;
     Vec::from([
         ("nr_cpus", format!("{}", machine.nr_cpus)),
+        ("max_cpu_id", format!("{}", machine.max_cpu_id)),
         ("nr_nodes", format!("{}", machine.nr_nodes)),
         ("cores_per_socket", format!("{}", machine.cores_per_socket)),
         ("threads_per_core", format!("{}", machine.threads_per_core)),
@@ -78,10 +79,13 @@ pub fn machine(
         // To the page, so that it can be seen whether all came back.
         ("free_pages", format!("{}", machine.free_pages)),
         ("outstanding_claims", format!("{}", machine.outstanding_pages / PAGES_PER_MIB)),
+        // All processors are in the one pool.
+        ("free_cpus", "0".into()),
         ("xen_major", format!("{major}")),
         ("xen_minor", format!("{minor}")),
         ("xen_extra", hypervisor.extra.clone()),
         ("xen_version", format!("{major}.{minor}{}", hypervisor.extra)),
+        ("xen_scheduler", "credit2".into()),
         ("dom0_memory", format!("{}", mib(dom0.pages.0))),
         ("dom0_free_memory", format!("{}", mib(dom0.pages.1))),
         ("dom0_ports", format!("{}", dom0.ports)),

@@ -1,6 +1,7 @@
 //! From a typed line to a command.
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -23,12 +24,6 @@ const RUN_LIMIT: Duration = Duration::from_secs(60);
 const TAIL: usize = 40;
 /// Time between two looks of `top`, unless said otherwise.
 const LOOK: Duration = Duration::from_secs(2);
-
-impl Misunderstood {
-    fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
-    }
-}
 
 /// What a line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +147,7 @@ impl Command {
                 }))
             }
             ("perf", []) => Self::Counters,
+            ("perf", ["-r" | "--reset"]) => Self::ResetCounters,
             ("drill", [rounds]) => Self::Drill(number("guests", rounds)?),
             _ => Self::looking(name, arguments)?,
         })
@@ -176,6 +172,13 @@ impl Command {
             ("uptime", ["-s", guests @ ..]) => Self::Uptime { guests: all(guests), is_short: true },
             ("uptime", guests) => Self::Uptime { guests: all(guests), is_short: false },
             ("vcpu-list", guests) => Self::VcpuList(all(guests)),
+            ("vcpu-pin", _) => Self::pin(arguments)?,
+            ("vcpu-set", _) => Self::plug(arguments)?,
+            ("trigger", _) => Self::trigger(arguments)?,
+            ("cpupool-list", [] | ["Pool-0"]) => Self::PoolList { shows_cpus: false },
+            ("cpupool-list", ["-c" | "--cpus"] | ["-c" | "--cpus", "Pool-0"]) => {
+                Self::PoolList { shows_cpus: true }
+            }
             ("mem-set", [guest, size]) => Self::SetMemory { guest: text(guest), kibibytes: kibibytes(size)? },
             ("mem-max", [guest, size]) => {
                 Self::LimitMemory { guest: text(guest), kibibytes: kibibytes(size)? }
@@ -236,24 +239,6 @@ impl Command {
         })
     }
 
-    fn shares(arguments: &[&str]) -> Result<Self, Misunderstood> {
-        let taken = Arguments::take(arguments, &[], &["-d", "--domain", "-w", "--weight", "-c", "--cap"]);
-        let taken = taken.filter(|taken| taken.operands.is_empty()).ok_or_else(|| usage("sched-credit2"))?;
-        let guest = taken.value(&["-d", "--domain"]).map(ToOwned::to_owned);
-        let weight = taken.value(&["-w", "--weight"]);
-        if weight.is_some() && guest.is_none() {
-            return Err(usage("sched-credit2"));
-        }
-        if taken.value(&["-c", "--cap"]).is_some_and(|cap| cap != "0") {
-            return Err(Misunderstood::new("the scheduler has no caps yet; only 0"));
-        }
-        let weight = weight.map(|word| match word.parse() {
-            Ok(0) | Err(_) => Err(Misunderstood(format!("{word:?} is no weight: a number from 1 to 65535"))),
-            Ok(weight) => Ok(weight),
-        });
-        Ok(Self::Shares { guest, weight: weight.transpose()? })
-    }
-
     fn top(arguments: &[&str]) -> Result<Self, Misunderstood> {
         let valued = ["-d", "--delay", "-i", "--iterations"];
         let taken = Arguments::take(arguments, &["-b", "--batch"], &valued);
@@ -312,7 +297,7 @@ fn create_order(arguments: &[&str]) -> Result<CreateOrder, Misunderstood> {
         Description::File { path: first.to_owned(), words }
     } else {
         let configuration = GuestConfiguration::parse(first, words.iter().copied());
-        Description::Words(configuration.map_err(|error| Misunderstood(format!("{error}")))?)
+        Description::Words(Box::new(configuration.map_err(|error| Misunderstood(format!("{error}")))?))
     };
     Ok(CreateOrder {
         description,
@@ -327,7 +312,7 @@ fn is_file(word: &str) -> bool {
     word.contains('/') || word.ends_with(".cfg")
 }
 
-fn number<T: core::str::FromStr>(what: &str, word: &str) -> Result<T, Misunderstood> {
+pub(super) fn number<T: core::str::FromStr>(what: &str, word: &str) -> Result<T, Misunderstood> {
     word.parse().map_err(|_| Misunderstood(format!("{word:?} is no number of {what}")))
 }
 
@@ -358,7 +343,7 @@ fn kibibytes(word: &str) -> Result<u64, Misunderstood> {
 }
 
 /// How a command is to be typed.
-fn usage(name: &str) -> Misunderstood {
+pub(super) fn usage(name: &str) -> Misunderstood {
     let usages: Vec<_> = usage::usages_of(name).map(|(usage, _)| format!("usage: {usage}")).collect();
     Misunderstood(usages.join("\n"))
 }
@@ -366,6 +351,7 @@ fn usage(name: &str) -> Misunderstood {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::toolstack::{CpuSet, PinOrder};
 
     fn parse(line: &str) -> Command {
         Order::parse(line).command.unwrap_or_else(|error| panic!("{line}: {}", error.0))
@@ -433,7 +419,22 @@ mod tests {
         assert!(message("create memory=5").starts_with("usage: create [-p] [-c] [-n] FILE"));
         assert_eq!(message("migrate web there"), "xl's command migrate is not there yet");
         assert_eq!(message("dom"), "\"dom\" may mean: domid domname");
-        assert_eq!(message("sched-credit2 -d a -c 50"), "the scheduler has no caps yet; only 0");
+        assert_eq!(
+            message("sched-credit2 -d a -c 50%"),
+            "\"50%\" is no cap: per cent of a CPU up to 65535, 0 for none"
+        );
+        assert!(message("sched-credit2 -c 50").starts_with("usage: sched-credit2 "));
+        assert!(message("vcpu-pin a 0").starts_with("usage: vcpu-pin "));
+        assert_eq!(message("vcpu-set a 0"), "\"0\" is no number of virtual CPUs");
+        assert_eq!(message("trigger a button"), "\"button\" is nothing to trigger; nmi is");
+        assert_eq!(
+            message("trigger a power"),
+            "a paravirtual guest has no power button, only nmi; see `shutdown`, `reboot`, `pause`"
+        );
+        assert_eq!(message("cpupool-list other"), "usage: cpupool-list [-c] [Pool-0]");
+        assert_eq!(message("vcpu-pin a x 0"), "\"x\" is no number of a virtual CPU");
+        assert_eq!(message("vcpu-pin a 0 0,^0"), "the list leaves no CPU to run on");
+        assert_eq!(message("vcpu-pin a 0 0 x"), "\"x\" is no list of CPUs, such as 0-3,5 or all or all,^1");
         assert_eq!(message("sched-credit2 -d a -w 0"), "\"0\" is no weight: a number from 1 to 65535");
         assert_eq!(message("mem-set a lots"), "\"lots\" is no amount of memory, such as 64 or 65536k");
         assert_eq!(message("mem-set a 0"), "\"0\" is no amount of memory, such as 64 or 65536k");
@@ -469,6 +470,17 @@ mod tests {
         assert!(!order.wants_json);
         assert!(matches!(order.command, Ok(Command::GuestRun { command, .. }) if command == "b --json"));
         assert!(wants("guest-run --json a b"));
+    }
+
+    #[test]
+    fn virtual_cpus_are_pinned_one_or_all() {
+        let pin = |order| Command::Pin { guest: "a".into(), order };
+        let order = PinOrder { vcpu: Some(1), hard: Some(CpuSet(5)), ..PinOrder::default() };
+        assert_eq!(parse("vcpu-pin a 1 0,2"), pin(order));
+        assert_eq!(parse("vcpu-pin -f a 1 0,2 -"), pin(order));
+        assert_eq!(parse("vcpu-pin a 1 0,2 --dedicated"), pin(PinOrder { is_dedicated: true, ..order }));
+        let order = PinOrder { soft: Some(CpuSet(2)), ..PinOrder::default() };
+        assert_eq!(parse("vcpu-pin a all - 1"), pin(order));
     }
 
     #[test]

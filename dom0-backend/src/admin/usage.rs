@@ -28,9 +28,16 @@ pub const USAGES: &[(&str, &str)] = &[
     ("rename NAME NEW", "call a guest otherwise"),
     ("uptime [-s] [NAME...]", "how long domains have been running"),
     ("vcpu-list [NAME...]", "virtual CPUs, and what they are doing"),
+    (
+        "vcpu-pin [--dedicated] NAME VCPU|all CPUS [SOFT]",
+        "where virtual CPUs run: 0-3,5 or all or all,^1; - as before",
+    ),
+    ("vcpu-set NAME COUNT", "plug in so many of a guest's virtual CPUs, and unplug the others"),
+    ("trigger NAME nmi [VCPU]", "send a virtual CPU a non-maskable interrupt"),
+    ("cpupool-list [-c] [Pool-0]", "the pools of processors: there is one; -c with its processors"),
     ("mem-set NAME SIZE", "ask a guest to change its memory to SIZE, MiB or such as 64m"),
     ("mem-max NAME SIZE", "limit the memory to which a guest may grow"),
-    ("sched-credit2 [-d NAME [-w WEIGHT] [-c CAP]]", "shares of the processors"),
+    ("sched-credit2 [-d NAME [-w WEIGHT] [-c CAP]]", "shares of the processors, and caps in per cent of one"),
     ("block-attach NAME TARGET[,DISK[,r|w]]", "plug a disk into a guest that runs"),
     ("block-detach [--force] NAME DISK", "take it away; --force does not ask the guest"),
     ("network-attach NAME [mac=ADDRESS] [vlan=N]", "plug in a network interface"),
@@ -49,7 +56,7 @@ pub const USAGES: &[(&str, &str)] = &[
     ("top [-b] [-d SECONDS] [-i TIMES]", "who uses what, again and again; q ends it"),
     ("info", "the machine and the hypervisor"),
     ("dmesg [-c]", "the hypervisor's log; -c empties it"),
-    ("perf", "the hypervisor's counters"),
+    ("perf [-r]", "the hypervisor's counters; -r sets them to zero, and counts ticks from now on"),
     ("bench micro [NAME]", "what things cost, in guests made for it or in this one"),
     ("bench traffic TEXT", "what requests or packets cost whose name in `bench micro` has this text"),
     (
@@ -75,7 +82,6 @@ pub const NOT_YET: &[&str] = &[
     "cpupool-cpu-remove",
     "cpupool-create",
     "cpupool-destroy",
-    "cpupool-list",
     "cpupool-migrate",
     "cpupool-numa-split",
     "cpupool-rename",
@@ -109,14 +115,11 @@ pub const NOT_YET: &[&str] = &[
     "setenforce",
     "sharing",
     "suspend",
-    "trigger",
     "usb-list",
     "usbctrl-attach",
     "usbctrl-detach",
     "usbdev-attach",
     "usbdev-detach",
-    "vcpu-pin",
-    "vcpu-set",
     "vdispl-attach",
     "vdispl-detach",
     "vdispl-list",
@@ -142,6 +145,7 @@ Settings of a guest:
   ramdisk=FILE     its module, such as a RAM disk                   [none]
   memory=MIB       its memory                                       [64]
   vcpus=N          its virtual CPUs, 1 to 32                        [1]
+  maxvcpus=N       those that can be plugged in, by `vcpu-set`      [vcpus]
   maxmem=MIB       the memory up to which it may grow               [memory]
   cmdline=\"TEXT\"   its command line                                 [empty]
   disk=TARGET[,NAME[,r|w]]
@@ -151,6 +155,9 @@ Settings of a guest:
   vif, vif=[mac=ADDRESS][,vlan=N][,antispoof=0]
                    a network interface at the switch
   cpu_weight=N     its share of the processors                      [256]
+  cap=PERCENT      the most it gets of them, 100 for one            [no limit]
+  cpus=LIST        where it may run, such as 0-1                    [all]
+  cpus_soft=LIST   where it should run if there is room             [all]
   uuid=UUID        its uuid                                         [made up]
   on_poweroff=, on_reboot=, on_crash=
                    destroy, restart or preserve                     [destroy, restart, destroy]

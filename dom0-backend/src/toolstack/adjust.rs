@@ -10,7 +10,7 @@ use pv_runtime::xenbus::domain_path;
 
 use super::configuration::GuestConfiguration;
 use super::guest::Guest;
-use super::{Toolstack, control};
+use super::{Toolstack, control, nodes, processors};
 use crate::store;
 
 /// Pages in a KiB, the other way round.
@@ -37,6 +37,13 @@ pub enum AdjustError {
         /// KiB that it has.
         has: u64,
     },
+    /// More virtual CPUs than the guest may have.
+    TooManyVcpus {
+        /// How many were asked for.
+        wanted: u32,
+        /// How many it may have.
+        most: u32,
+    },
     /// The hypervisor has no shares of processors.
     NoShares,
     /// The hypervisor refused.
@@ -52,6 +59,7 @@ impl AdjustError {
             Self::Name(_) => "name",
             Self::NameInUse(_) => "name-in-use",
             Self::TooMuchMemory { .. } | Self::TooLittleMemory { .. } => "memory",
+            Self::TooManyVcpus { .. } => "no-vcpu",
             Self::NoShares => "not-there",
             Self::Refused(_) => "hypervisor",
             Self::Store(_) => "store",
@@ -74,6 +82,12 @@ impl fmt::Display for AdjustError {
                 write!(
                     formatter,
                     "{wanted} KiB are less than the {has} KiB that the guest has; see `mem-set`"
+                )
+            }
+            Self::TooManyVcpus { wanted, most } => {
+                write!(
+                    formatter,
+                    "{wanted} virtual CPUs are more than the {most} that the guest was made with; see `maxvcpus`"
                 )
             }
             Self::NoShares => formatter.write_str("the hypervisor's scheduler has no shares"),
@@ -148,6 +162,21 @@ impl Toolstack {
     fn write_memory(&self, domain: DomainId, key: &str, kibibytes: u64) -> Result<(), AdjustError> {
         let path = format!("{}/memory/{key}", domain_path(domain));
         Ok(self.service.with(|server| server.write(&path, format!("{kibibytes}")))?)
+    }
+
+    /// Plugs in as many of a guest's virtual CPUs, and unplugs the others. Whether and when its kernel brings them up or
+    /// down is its own affair.
+    ///
+    /// # Errors
+    ///
+    /// If that is more than it was made with; what hypervisor or store say.
+    pub fn plug_vcpus(&self, guest: &Guest, count: u32) -> Result<(), AdjustError> {
+        let most = processors::vcpu_numbers(&control::domain_info(guest.domain)?).end;
+        if count > most {
+            return Err(AdjustError::TooManyVcpus { wanted: count, most });
+        }
+        let plug = |nodes: &mut store::Nodes<'_>| nodes::plug_vcpus(nodes, guest.domain, count, most);
+        Ok(self.service.with(|server| server.transaction(plug))?)
     }
 
     /// Sends a guest's kernel a magic system request.

@@ -6,12 +6,14 @@
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
 use hypercall_abi::xen::XEN_LEGACY_MAX_VCPUS;
 
+use super::cpus::{CpuSet, CpuSetError};
 use super::disk::{DiskError, GuestDisk};
 use super::handle::Handle;
 use super::nic::{GuestNic, MacAddress, NicError};
@@ -23,9 +25,7 @@ const NAME_LENGTH: usize = 64;
 /// Memory of a guest for which nothing is said, in MiB.
 pub const DEFAULT_MEMORY: u64 = 64;
 /// A guest's share of the processors for which nothing is said.
-pub const DEFAULT_WEIGHT: u32 = 256;
-/// The largest share.
-const LARGEST_WEIGHT: u32 = 65535;
+pub const DEFAULT_WEIGHT: u16 = 256;
 /// Most memory of a guest, in MiB: what its first page tables can describe.
 const MEMORY_LIMIT: u64 = 64 * 1024;
 /// Most virtual CPUs of a guest: those with a place in its shared page.
@@ -68,12 +68,20 @@ pub struct GuestConfiguration {
     pub ramdisk: Option<String>,
     /// Its memory in MiB.
     pub memory: u64,
-    /// Its virtual CPUs, from 1 to 32.
+    /// Its virtual CPUs when it starts, from 1 to 32.
     pub vcpus: u32,
+    /// Its virtual CPUs when all are plugged in, if they are more.
+    pub most_vcpus: Option<u32>,
     /// The memory in MiB up to which it may grow, if it is more than it starts with.
     pub most_memory: Option<u64>,
     /// Its share of the processors, as against others: [`DEFAULT_WEIGHT`] unless said.
-    pub weight: u32,
+    pub weight: u16,
+    /// The most it may use of the processors, in per cent of one; 0 for no limit.
+    pub cap: u16,
+    /// On which processors each of its virtual CPUs may run, in their order; the others run everywhere.
+    pub cpus: Vec<CpuSet>,
+    /// On which they should run, likewise.
+    pub cpus_soft: Vec<CpuSet>,
     /// Its handle, if it was said.
     pub handle: Option<Handle>,
     /// Its command line.
@@ -116,6 +124,8 @@ pub enum SettingError {
     Nic(NicError),
     /// A device of the machine.
     Pci(PciError),
+    /// Processors to run on.
+    Cpus(CpuSetError),
     /// Two disks have the same name.
     SameDisk(String),
     /// There is no name left for another disk.
@@ -126,10 +136,10 @@ pub enum SettingError {
     SameAddress(MacAddress),
     /// The guest may grow up to less than it starts with.
     LessThanAtFirst {
-        /// What it starts with, in MiB.
-        memory: u64,
-        /// Up to what it may grow, in MiB.
-        most: u64,
+        /// The setting, and with what it starts.
+        first: (&'static str, u64),
+        /// The setting, and up to what it may grow.
+        most: (&'static str, u64),
     },
 }
 
@@ -148,13 +158,14 @@ impl fmt::Display for SettingError {
             Self::Pci(error) => error.fmt(formatter),
             Self::Nic(error) => error.fmt(formatter),
             Self::TooManyDisks => formatter.write_str("a guest has at most 16 disks"),
+            Self::Cpus(error) => error.fmt(formatter),
             Self::SameDisk(name) => write!(formatter, "two disks are called {name}"),
             Self::SameSectors(one, other) => {
                 write!(formatter, "{one} and {other} are the same sectors, and one may be written")
             }
             Self::SameAddress(address) => write!(formatter, "two interfaces have the address {address}"),
-            Self::LessThanAtFirst { memory, most } => {
-                write!(formatter, "maxmem={most} is less than memory={memory}")
+            Self::LessThanAtFirst { first, most } => {
+                write!(formatter, "{}={} is less than {}={}", most.0, most.1, first.0, first.1)
             }
         }
     }
@@ -180,6 +191,12 @@ impl From<NicError> for SettingError {
     }
 }
 
+impl From<CpuSetError> for SettingError {
+    fn from(error: CpuSetError) -> Self {
+        Self::Cpus(error)
+    }
+}
+
 impl GuestConfiguration {
     /// A guest with our own kernel, and no devices.
     ///
@@ -196,8 +213,12 @@ impl GuestConfiguration {
             ramdisk: None,
             memory: DEFAULT_MEMORY,
             vcpus: 1,
+            most_vcpus: None,
             most_memory: None,
             weight: DEFAULT_WEIGHT,
+            cap: 0,
+            cpus: Vec::new(),
+            cpus_soft: Vec::new(),
             handle: None,
             command_line: String::new(),
             disks: Vec::new(),
@@ -241,8 +262,12 @@ impl GuestConfiguration {
     ///
     /// The first two things that do not.
     pub(super) fn check(&self) -> Result<(), SettingError> {
-        if let Some(most) = self.most_memory.filter(|most| *most < self.memory) {
-            return Err(SettingError::LessThanAtFirst { memory: self.memory, most });
+        let memory = ("memory", self.memory, "maxmem", self.most_memory);
+        let vcpus = ("vcpus", self.vcpus.into(), "maxvcpus", self.most_vcpus.map(u64::from));
+        for (setting, first, limit, most) in [memory, vcpus] {
+            if let Some(most) = most.filter(|most| *most < first) {
+                return Err(SettingError::LessThanAtFirst { first: (setting, first), most: (limit, most) });
+            }
         }
         for (index, disk) in self.disks.iter().enumerate() {
             let same =
@@ -259,6 +284,11 @@ impl GuestConfiguration {
         Ok(())
     }
 
+    /// Its virtual CPUs, those included that are not plugged in when it starts.
+    pub fn all_vcpus(&self) -> u32 {
+        self.most_vcpus.unwrap_or(self.vcpus)
+    }
+
     /// The addresses of its network interfaces.
     pub fn addresses(&self) -> impl Iterator<Item = MacAddress> {
         self.nics.iter().map(|nic| nic.address(&self.name))
@@ -272,8 +302,12 @@ impl GuestConfiguration {
             Some(("memory", size)) => self.memory = memory("memory", size)?,
             Some(("maxmem", size)) => self.most_memory = Some(memory("maxmem", size)?),
             Some(("cpu_weight", share)) => self.weight = weight(share)?,
+            Some(("cap", cap)) => self.cap = cap_of(cap)?,
+            Some(("cpus", cpus)) => self.cpus = for_all(cpus)?,
+            Some(("cpus_soft", cpus)) => self.cpus_soft = for_all(cpus)?,
             Some(("uuid", handle)) => self.handle = Some(uuid(handle)?),
-            Some(("vcpus", count)) => self.vcpus = vcpus(count)?,
+            Some(("vcpus", count)) => self.vcpus = vcpus("vcpus", count)?,
+            Some(("maxvcpus", count)) => self.most_vcpus = Some(vcpus("maxvcpus", count)?),
             Some(("cmdline" | "extra", line)) => self.command_line = command_line(line)?,
             Some(("disk", disk)) => {
                 self.add_disk(disk.parse()?)?;
@@ -348,8 +382,17 @@ fn memory(setting: &'static str, value: &str) -> Result<u64, SettingError> {
     size.ok_or_else(|| wrong(setting, value, "a number of MiB from 1 to 65536"))
 }
 
-fn weight(value: &str) -> Result<u32, SettingError> {
-    let share = value.parse().ok().filter(|share| (1..=LARGEST_WEIGHT).contains(share));
+/// The same processors for all virtual CPUs.
+fn for_all(value: &str) -> Result<Vec<CpuSet>, SettingError> {
+    Ok(vec![value.parse()?; VCPU_LIMIT as usize])
+}
+
+fn cap_of(value: &str) -> Result<u16, SettingError> {
+    value.parse().map_err(|_| wrong("cap", value, "per cent of a CPU from 1 to 65535, or 0 for no cap,"))
+}
+
+fn weight(value: &str) -> Result<u16, SettingError> {
+    let share = value.parse().ok().filter(|share| *share > 0);
     share.ok_or_else(|| wrong("cpu_weight", value, "a number from 1 to 65535"))
 }
 
@@ -358,9 +401,9 @@ fn uuid(value: &str) -> Result<Handle, SettingError> {
 }
 
 /// A number of virtual CPUs.
-fn vcpus(value: &str) -> Result<u32, SettingError> {
+fn vcpus(setting: &'static str, value: &str) -> Result<u32, SettingError> {
     let count = value.parse().ok().filter(|count| (1..=VCPU_LIMIT).contains(count));
-    count.ok_or_else(|| wrong("vcpus", value, "a number of virtual CPUs from 1 to 32"))
+    count.ok_or_else(|| wrong(setting, value, "a number of virtual CPUs from 1 to 32"))
 }
 
 fn command_line(value: &str) -> Result<String, SettingError> {

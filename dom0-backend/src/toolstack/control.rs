@@ -23,6 +23,8 @@ use hypercall_abi::{DomainId, Errno, MachineFrame, PhysicalIrq, Port, VcpuId};
 use pv_runtime::hypercall;
 use zerocopy::FromZeros;
 
+use super::cpus::CpuSet;
+
 /// Event channels of a guest: as many as the two-level form has, and enough in the other.
 const MOST_PORTS: u32 = 4095;
 /// Leaves a limit to the hypervisor.
@@ -219,30 +221,89 @@ pub fn vcpu_info(domain: DomainId, vcpu: VcpuId) -> Result<DomctlGetvcpuinfo, Er
     Ok(call.payload_as())
 }
 
-/// A domain's share of the processors, as against others'.
+/// Sends a virtual CPU a non-maskable interrupt.
+///
+/// # Errors
+///
+/// `ESRCH` if there is none.
+pub fn send_nmi(domain: DomainId, vcpu: VcpuId) -> Result<(), Errno> {
+    let trigger = DomctlSendtrigger { trigger: XEN_DOMCTL_SENDTRIGGER_NMI, vcpu };
+    domctl(&mut Domctl::new(XEN_DOMCTL_SENDTRIGGER, domain).with_payload(&trigger))
+}
+
+/// A domain's share of the processors: as against others', and at most.
 ///
 /// # Errors
 ///
 /// `ESRCH`, `ENOSYS` from a hypervisor whose scheduler has no shares.
-pub fn weight(domain: DomainId) -> Result<u16, Errno> {
-    scheduling(domain, XEN_DOMCTL_SCHEDOP_GETINFO, 0).map(|answer| answer.weight)
+pub fn share(domain: DomainId) -> Result<DomctlSchedCredit2, Errno> {
+    scheduling(domain, XEN_DOMCTL_SCHEDOP_GETINFO, DomctlSchedCredit2::default())
 }
 
 /// Sets a domain's share of the processors.
 ///
 /// # Errors
 ///
-/// As for [`weight`], and `EINVAL` for none at all.
-pub fn set_weight(domain: DomainId, weight: u16) -> Result<(), Errno> {
-    scheduling(domain, XEN_DOMCTL_SCHEDOP_PUTINFO, weight).map(drop)
+/// As for [`share`], and `EINVAL` for a weight of zero.
+pub fn set_share(domain: DomainId, share: DomctlSchedCredit2) -> Result<(), Errno> {
+    scheduling(domain, XEN_DOMCTL_SCHEDOP_PUTINFO, share).map(drop)
 }
 
-fn scheduling(domain: DomainId, cmd: u32, weight: u16) -> Result<DomctlSchedCredit2, Errno> {
-    let credit2 = DomctlSchedCredit2 { weight, cap: 0 };
+fn scheduling(domain: DomainId, cmd: u32, credit2: DomctlSchedCredit2) -> Result<DomctlSchedCredit2, Errno> {
     let request = DomctlSchedulerOp { sched_id: XEN_SCHEDULER_CREDIT2, cmd, credit2, ..Default::default() };
     let mut call = Domctl::new(XEN_DOMCTL_SCHEDULER_OP, domain).with_payload(&request);
     domctl(&mut call)?;
     Ok(call.payload_as::<DomctlSchedulerOp>().credit2)
+}
+
+/// On which processors a virtual CPU may and should run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// It runs on no others.
+    pub hard: CpuSet,
+    /// It takes one of these if it is idle.
+    pub soft: CpuSet,
+    /// Nobody else runs on the only one in `hard`.
+    pub is_dedicated: bool,
+}
+
+/// Where a virtual CPU may and should run.
+///
+/// # Errors
+///
+/// `ESRCH` if there is none.
+pub fn affinity(domain: DomainId, vcpu: VcpuId) -> Result<Affinity, Errno> {
+    let nowhere = Affinity { hard: CpuSet(0), soft: CpuSet(0), is_dedicated: false };
+    exchange_affinity(XEN_DOMCTL_GETVCPUAFFINITY, domain, vcpu, nowhere)
+}
+
+/// Says where a virtual CPU may and should run.
+///
+/// # Errors
+///
+/// `ESRCH` if there is none, `EINVAL` if that is nowhere, `EBUSY` if a processor is somebody else's.
+pub fn set_affinity(domain: DomainId, vcpu: VcpuId, affinity: Affinity) -> Result<(), Errno> {
+    exchange_affinity(XEN_DOMCTL_SETVCPUAFFINITY, domain, vcpu, affinity).map(drop)
+}
+
+fn exchange_affinity(cmd: u32, domain: DomainId, vcpu: VcpuId, value: Affinity) -> Result<Affinity, Errno> {
+    let (mut hard, mut soft) = (value.hard.0, value.soft.0);
+    let bitmap = |set: &mut u64| XenctlBitmap {
+        bitmap: core::ptr::from_mut(set) as u64,
+        nr_bits: u64::BITS,
+        ..Default::default()
+    };
+    let dedicated = if value.is_dedicated { WEIR_VCPUAFFINITY_DEDICATED } else { 0 };
+    let request = DomctlVcpuaffinity {
+        vcpu,
+        flags: XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT | dedicated,
+        cpumap_hard: bitmap(&mut hard),
+        cpumap_soft: bitmap(&mut soft),
+    };
+    let mut call = Domctl::new(cmd, domain).with_payload(&request);
+    domctl(&mut call)?;
+    let is_dedicated = call.payload_as::<DomctlVcpuaffinity>().flags & WEIR_VCPUAFFINITY_DEDICATED != 0;
+    Ok(Affinity { hard: CpuSet(hard), soft: CpuSet(soft), is_dedicated })
 }
 
 /// The state of every domain, in the order of their numbers.

@@ -10,6 +10,7 @@ use kernel_file::KernelFileError;
 
 use super::disk::{Part, Target};
 use super::nic::MacAddress;
+use super::processors::PinError;
 use crate::file_system::FileSystemError;
 use crate::pci::PciProblem;
 use crate::store;
@@ -108,6 +109,8 @@ pub enum CreateError {
     HandleInUse(String),
     /// A device of the machine is not to be had.
     Pci(PciProblem),
+    /// It cannot run on the processors that it is to run on.
+    Processors(PinError),
     /// The hypervisor refused a step.
     Refused {
         /// Which one.
@@ -137,6 +140,7 @@ impl CreateError {
             Self::AddressInUse { .. } => "address-in-use",
             Self::HandleInUse(_) => "uuid-in-use",
             Self::Pci(problem) => problem.kind(),
+            Self::Processors(error) => error.kind(),
             Self::Refused { .. } => "hypervisor",
             Self::Store(_) => "store",
             Self::NotIntroduced => "store-connection",
@@ -187,6 +191,7 @@ impl fmt::Display for CreateError {
             }
             Self::HandleInUse(guest) => write!(formatter, "the uuid is that of {guest}"),
             Self::Pci(problem) => problem.fmt(formatter),
+            Self::Processors(error) => error.fmt(formatter),
             Self::Refused { step, errno } => write!(formatter, "the hypervisor refused to {step}: {errno}"),
             Self::Store(error) => write!(formatter, "the store: {error}"),
             Self::NotIntroduced => {
@@ -207,6 +212,12 @@ impl From<store::Error> for CreateError {
 impl From<PciProblem> for CreateError {
     fn from(problem: PciProblem) -> Self {
         Self::Pci(problem)
+    }
+}
+
+impl From<PinError> for CreateError {
+    fn from(error: PinError) -> Self {
+        Self::Processors(error)
     }
 }
 

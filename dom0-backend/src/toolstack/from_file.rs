@@ -14,6 +14,7 @@ use pv_runtime::println;
 
 use super::Toolstack;
 use super::configuration::GuestConfiguration;
+use super::cpus::{CpuSet, CpuSetError};
 use crate::config_file::keys::{Support, support};
 use crate::config_file::{Assignment, Value, parse};
 
@@ -105,7 +106,6 @@ struct Draft {
     renewed: Vec<String>,
     root: String,
     extra: String,
-    most_vcpus: Option<u32>,
 }
 
 impl Draft {
@@ -125,7 +125,6 @@ impl Draft {
             renewed: Vec::new(),
             root: String::new(),
             extra: String::new(),
-            most_vcpus: None,
         })
     }
 
@@ -150,8 +149,13 @@ impl Draft {
             ("disk" | "vif" | "pci", _) => {
                 Err((Some(one.line), format!("{key} is a list: {key} = [ '...' ]")))
             }
-            ("cpus", Value::List(_)) => {
-                Err((Some(one.line), "cpus: virtual CPUs cannot be pinned yet; only \"all\"".to_owned()))
+            ("cpus", Value::List(values)) => {
+                self.configuration.cpus = cpu_sets(key, values)?;
+                Ok(())
+            }
+            ("cpus_soft", Value::List(values)) => {
+                self.configuration.cpus_soft = cpu_sets(key, values)?;
+                Ok(())
             }
             _ => self.assign_scalar(key, &scalar(one)?).map_err(|what| (Some(one.line), what)),
         }
@@ -205,14 +209,6 @@ impl Draft {
             ("type" | "builder", _) => {
                 Err(format!("{key}={value}: there are paravirtual guests only: type = \"pv\""))
             }
-            ("cpus", "all") | ("cap", "0") => Ok(()),
-            ("maxvcpus", most) => {
-                self.most_vcpus =
-                    Some(most.parse().map_err(|_| format!("maxvcpus={most}: a number is expected"))?);
-                Ok(())
-            }
-            ("cpus", _) => Err("cpus: virtual CPUs cannot be pinned yet; only \"all\"".to_owned()),
-            ("cap", _) => Err("cap: the scheduler has no caps yet; only 0".to_owned()),
             ("root", device) => {
                 self.root = device.to_owned();
                 Ok(())
@@ -240,15 +236,22 @@ impl Draft {
             let line = format!("{root} {}", self.extra);
             self.set_word("cmdline", line.trim())?;
         }
-        let vcpus = self.configuration.vcpus;
-        if let Some(most) = self.most_vcpus.filter(|most| *most != vcpus) {
-            return Err(format!(
-                "maxvcpus={most}: virtual CPUs do not come and go yet; as many as vcpus={vcpus}"
-            ));
-        }
         self.configuration.check().map_err(|error| error.to_string())?;
         Ok(self.configuration)
     }
+}
+
+/// Processors for one virtual CPU after the other.
+fn cpu_sets(key: &str, values: &[(u32, Value)]) -> Result<Vec<CpuSet>, Mistake> {
+    let set = |(line, value): &(u32, Value)| {
+        let text = match value {
+            Value::Text(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            Value::List(_) => return Err((Some(*line), format!("each of {key} is one text or number"))),
+        };
+        text.parse().map_err(|error: CpuSetError| (Some(*line), error.to_string()))
+    };
+    values.iter().map(set).collect()
 }
 
 /// A value that is one text or one number, as text.
@@ -272,8 +275,8 @@ mod tests {
 
     const WEB: &str = "name = 'web'\ntype = \"pv\"\nkernel = \"/boot/vmlinuz\"\nramdisk = '/boot/initrd'\n\
         memory = 256\nroot = '/dev/xvda1'\nextra = 'ro quiet'\nvif = [ '', 'mac=00:16:3e:01:02:03' ]\n\
-        disk = [ 'phy:disk0,xvda,w',\n 'disk1,raw,xvdb,r' ]\non_crash = 'preserve'\ncpu_weight = 512\ncpus = 'all'\n\
-        cap = 0\nuuid = '11111111-2222-3333-4444-555555555555'\n";
+        disk = [ 'phy:disk0,xvda,w',\n 'disk1,raw,xvdb,r' ]\non_crash = 'preserve'\ncpu_weight = 512\ncpus = [ 1, '0-1' ]\n\
+        cpus_soft = '^0'\ncap = 40\nuuid = '11111111-2222-3333-4444-555555555555'\n";
 
     #[test]
     fn a_file_of_xls_describes_a_guest() {
@@ -284,7 +287,9 @@ mod tests {
         assert_eq!(configuration.command_line, "root=/dev/xvda1 ro quiet");
         assert_eq!((configuration.disks.len(), configuration.nics.len()), (2, 2));
         assert_eq!(configuration.on_crash, Reaction::Preserve);
-        assert_eq!(configuration.weight, 512);
+        assert_eq!((configuration.weight, configuration.cap), (512, 40));
+        assert_eq!(configuration.cpus, [CpuSet(2), CpuSet(3)]);
+        assert_eq!(configuration.cpus_soft, [CpuSet(!1); 32]);
         assert_eq!(
             configuration.handle.map(|handle| handle.to_string()).as_deref(),
             Some("11111111-2222-3333-4444-555555555555")
@@ -347,15 +352,16 @@ mod tests {
                 "web.cfg: line 2: memory=lots: a number of MiB from 1 to 65536 is expected",
             ),
             ("name='a'\nmemory=64\nmaxmem=32", "web.cfg: maxmem=32 is less than memory=64"),
+            ("name='a'\nvcpus=4\nmaxvcpus=2", "web.cfg: maxvcpus=2 is less than vcpus=4"),
             (
-                "name='a'\nvcpus=2\nmaxvcpus=4",
-                "web.cfg: maxvcpus=4: virtual CPUs do not come and go yet; as many as vcpus=2",
+                "name='a'\ncap='x'",
+                "web.cfg: line 2: cap=x: per cent of a CPU from 1 to 65535, or 0 for no cap, is expected",
             ),
-            ("name='a'\ncap=50", "web.cfg: line 2: cap: the scheduler has no caps yet; only 0"),
             (
-                "name='a'\ncpus='0-1'",
-                "web.cfg: line 2: cpus: virtual CPUs cannot be pinned yet; only \"all\"",
+                "name='a'\ncpus='0-x'",
+                "web.cfg: line 2: \"0-x\" is no list of CPUs, such as 0-3,5 or all or all,^1",
             ),
+            ("name='a'\ncpus=['0',\n'0,^0']", "web.cfg: line 3: the list leaves no CPU to run on"),
             ("name='a'\ncpu_weight=0", "web.cfg: line 2: cpu_weight=0: a number from 1 to 65535 is expected"),
             (
                 "name='a'\nuuid='x'",

@@ -15,6 +15,7 @@ mod adjust;
 mod builder;
 mod configuration;
 pub mod control;
+mod cpus;
 mod destruction;
 mod devices;
 mod disk;
@@ -29,6 +30,7 @@ mod memory;
 mod nic;
 mod nodes;
 mod pci;
+pub mod processors;
 mod watch;
 
 use alloc::borrow::{Cow, ToOwned};
@@ -54,7 +56,8 @@ use faults::Faults;
 use nodes::Built;
 
 pub use adjust::AdjustError;
-pub use configuration::{DEFAULT_MEMORY, DEFAULT_WEIGHT, GuestConfiguration, Reaction, SettingError};
+pub use configuration::{DEFAULT_MEMORY, GuestConfiguration, Reaction, SettingError};
+pub use cpus::{CpuSet, CpuSetError};
 pub use devices::{Inventory, MachineDisk};
 pub use disk::{DiskError, GuestDisk, Part, Target};
 pub use error::{CreateError, Shortage};
@@ -65,6 +68,7 @@ pub use hot_plug::{Plug, PlugError};
 pub use lifecycle::ShutdownRequest;
 pub use nic::{GuestNic, MacAddress, NicError};
 pub use pci::{GuestPci, PciError};
+pub use processors::{PinError, PinOrder};
 pub use watch::look_after_guests;
 
 /// Where configuration files of guests lie that start by themselves.
@@ -209,6 +213,7 @@ impl Toolstack {
         self.check_disks(&configuration)?;
         self.check_pci(&configuration)?;
         self.check_addresses(&configuration)?;
+        processors::check(&configuration)?;
         reservation.hold(&configuration);
         let handle = configuration.handle.unwrap_or_else(|| Handle::new(self.made.get()));
         self.made.set(self.made.get() + 1);
@@ -251,24 +256,13 @@ impl Toolstack {
         if !self.service.with(|server| server.is_introduced(guest.domain)) {
             return Err(CreateError::NotIntroduced);
         }
-        self.share_out(guest)?;
+        processors::share_out(guest.domain, &configuration)?;
         if !configuration.starts_paused {
             self.faults.step("start it", || control::unpause_domain(guest.domain))?;
             guest.is_paused.set(false);
         }
         log::info!("domain {} is {}: {} MiB", guest.domain, guest.name(), configuration.memory);
         Ok(())
-    }
-
-    /// Gives a new guest its share of the processors, if it is not the usual one.
-    fn share_out(&self, guest: &Guest) -> Result<(), CreateError> {
-        let weight = guest.configuration().weight;
-        if weight == DEFAULT_WEIGHT {
-            return Ok(());
-        }
-        let weight = u16::try_from(weight).unwrap_or(u16::MAX);
-        control::set_weight(guest.domain, weight)
-            .map_err(CreateError::in_step("set its share of the processors"))
     }
 
     /// Keeps others from making a guest of the same name meanwhile.
@@ -295,6 +289,7 @@ impl Toolstack {
         self.check_disks(&configuration)?;
         self.check_pci(&configuration)?;
         self.check_addresses(&configuration)?;
+        processors::check(&configuration)?;
         let files = self.files(&configuration).await?;
         builder::try_out(&files.parts(&configuration, Handle::DOM0, &self.faults)).await
     }
@@ -388,7 +383,7 @@ impl Files {
             module: &self.module,
             command_line: &configuration.command_line,
             memory: configuration.memory,
-            vcpus: configuration.vcpus,
+            vcpus: configuration.all_vcpus(),
             most_memory: configuration.most_memory.unwrap_or(configuration.memory),
             handle,
             faults,

@@ -95,6 +95,27 @@ pub fn write(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     write_pci(nodes, built.domain, &built.configuration.pci)
 }
 
+/// Where it stands, below a guest's home, whether a virtual CPU is plugged in.
+fn availability_key(vcpu: u32) -> String {
+    format!("cpu/{vcpu}/availability")
+}
+
+fn availability(is_plugged: bool) -> &'static str {
+    if is_plugged { "online" } else { "offline" }
+}
+
+/// Plugs in the first `count` of a guest's `all` virtual CPUs, and unplugs the others.
+///
+/// # Errors
+///
+/// What the store says; nothing is changed then.
+pub fn plug_vcpus(nodes: &mut Nodes<'_>, guest: DomainId, count: u32, all: u32) -> Result<(), Error> {
+    let home = domain_path(guest);
+    (0..all).try_for_each(|number| {
+        nodes.write(&format!("{home}/{}", availability_key(number)), availability(number < count))
+    })
+}
+
 fn write_home(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     let (guest, kibibytes) = (built.domain, built.configuration.memory * 1024);
     let most = built.configuration.most_memory.unwrap_or(built.configuration.memory) * 1024;
@@ -102,8 +123,8 @@ fn write_home(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     home.write("vm", format!("/vm/{}", built.handle))?;
     home.write("name", &built.configuration.name)?;
     home.write("domid", guest)?;
-    for number in 0..built.configuration.vcpus {
-        home.write(&format!("cpu/{number}/availability"), "online")?;
+    for number in 0..built.configuration.all_vcpus() {
+        home.write(&availability_key(number), availability(number < built.configuration.vcpus))?;
     }
     home.write("memory/static-max", most)?;
     home.write("memory/target", kibibytes)?;
@@ -387,12 +408,15 @@ mod tests {
     }
 
     #[test]
-    fn every_virtual_cpu_may_come_up() {
-        let mut server = store_of(&["vcpus=3"]);
-        for number in 0..3 {
-            assert_eq!(value(&mut server, &format!("/local/domain/5/cpu/{number}/availability")), "online");
-        }
+    fn virtual_cpus_that_are_plugged_in_may_come_up() {
+        let mut server = store_of(&["vcpus=2", "maxvcpus=3"]);
+        let all = |server: &mut Server| {
+            [0, 1, 2].map(|number| value(server, &format!("/local/domain/5/cpu/{number}/availability")))
+        };
+        assert_eq!(all(&mut server), ["online", "online", "offline"]);
         assert!(server.read("/local/domain/5/cpu/3/availability").is_err());
+        server.transaction(|nodes| plug_vcpus(nodes, GUEST, 1, 3)).unwrap();
+        assert_eq!(all(&mut server), ["online", "offline", "offline"]);
     }
 
     #[test]

@@ -32,6 +32,7 @@ commands; sizes and offsets are bytes and may end in K, M or G; DISK is a number
                                          (the same, on a disk that holds the data of SEED, compared)
   bench net MAC ROUNDS PACKETS           send so many packets at a time; dom0 counts what it takes
   sleep SECONDS                          wait
+  spin SECONDS                           be busy, without asking the hypervisor for anything
   shutdown, reboot, crash                end this domain
   help                                   this";
 
@@ -112,6 +113,8 @@ pub enum Command {
     Bench(Benchmark),
     /// Wait.
     Sleep(u64),
+    /// Be busy.
+    Spin(u64),
     /// Switch off.
     Shutdown,
     /// Start anew.
@@ -141,6 +144,7 @@ impl Command {
             "disk-hash" => Self::DiskHash(words.extent()?),
             "bench" => words.bench()?,
             "sleep" => Self::Sleep(words.required("SECONDS")?),
+            "spin" => Self::Spin(words.required("SECONDS")?),
             "shutdown" => Self::Shutdown,
             "reboot" => Self::Reboot,
             "crash" => Self::Crash,

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use pv_runtime::console::Console;
-use pv_runtime::executor::sleep;
+use pv_runtime::executor::{now, sleep};
 use pv_runtime::power::{Shutdown, shutdown};
 use pv_runtime::{print, println};
 
@@ -87,9 +87,18 @@ async fn run(machine: &Machine, command: Command) -> Result<(), Failure> {
         Command::DiskHash(extent) => disk::hash(&machine.disk(extent.disk)?, extent).await?,
         Command::Bench(benchmark) => bench::run(machine, benchmark).await?,
         Command::Sleep(seconds) => sleep(Duration::from_secs(seconds)).await,
+        Command::Spin(seconds) => spin(Duration::from_secs(seconds)),
         Command::Shutdown => shutdown(Shutdown::PowerOff),
         Command::Reboot => shutdown(Shutdown::Reboot),
         Command::Crash => shutdown(Shutdown::Crash),
     }
     Ok(())
+}
+
+/// Keeps the virtual CPU busy: whoever else wants this domain to do something waits.
+fn spin(time: Duration) {
+    let end = now() + time;
+    while now() < end {
+        core::hint::spin_loop();
+    }
 }

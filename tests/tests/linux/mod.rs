@@ -18,6 +18,7 @@ mod many;
 mod matrix;
 mod memory;
 mod stress;
+mod vcpus;
 mod vlan;
 
 const MIB: usize = 1 << 20;
