@@ -77,6 +77,29 @@ struct Input {
 
 static INPUT: Mutex<Input> = Mutex::new(Input { bytes: [0; INPUT_SIZE], head: 0, length: 0 });
 
+impl Input {
+    /// Fetches what was typed, as far as there is room. The rest stays in the line, which has its sender wait if it can.
+    fn fetch(&mut self) {
+        while self.length < INPUT_SIZE
+            && let Some(byte) = serial::receive()
+        {
+            self.bytes[(self.head + self.length) % INPUT_SIZE] = byte;
+            self.length += 1;
+        }
+    }
+
+    /// The next byte. An interrupt tells only of what comes into an empty line, so what stayed there is fetched here.
+    fn next(&mut self) -> Option<u8> {
+        if self.length == 0 {
+            self.fetch();
+        }
+        self.length = self.length.checked_sub(1)?;
+        let byte = self.bytes[self.head];
+        self.head = (self.head + 1) % INPUT_SIZE;
+        Some(byte)
+    }
+}
+
 /// Writes text to the line, with the carriage returns that terminals want.
 fn send(byte: u8) {
     if byte == b'\n' {
@@ -151,28 +174,13 @@ pub fn set_up(level: log::LevelFilter) {
 
 /// Fetches what was typed; called on the line's interrupt.
 pub fn input_interrupt() {
-    let mut input = INPUT.lock();
-    while let Some(byte) = serial::receive() {
-        // A full buffer drops what is typed last, as a terminal does.
-        if input.length < INPUT_SIZE {
-            let tail = (input.head + input.length) % INPUT_SIZE;
-            input.bytes[tail] = byte;
-            input.length += 1;
-        }
-    }
-    drop(input);
+    INPUT.lock().fetch();
     event_channel::notify_global_virq(VIRQ_CONSOLE);
 }
 
+/// [`Input::next`], with the lock held no longer than that.
 fn next_input() -> Option<u8> {
-    let mut input = INPUT.lock();
-    if input.length == 0 {
-        return None;
-    }
-    let byte = input.bytes[input.head];
-    input.head = (input.head + 1) % INPUT_SIZE;
-    input.length -= 1;
-    Some(byte)
+    INPUT.lock().next()
 }
 
 /// `HYPERVISOR_console_io(command, count, buffer)`: returns bytes read, or 0 after writing all.
@@ -218,6 +226,7 @@ fn read(count: usize, buffer: u64) -> HypercallResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::vec::Vec;
 
     fn log_of(text: &[u8]) -> LogRing {
         let mut ring = LogRing::new();
@@ -252,5 +261,16 @@ mod tests {
         ring.push(b'n');
         let mut buffer = [0; 8];
         assert_eq!(ring.read(0, &mut buffer), (3, 1));
+    }
+    #[test]
+    fn what_finds_no_room_stays_in_the_line() {
+        let typed: Vec<u8> = (0..5000).map(|number| (number % 251) as u8).collect();
+        serial::type_in(&typed);
+        let mut input = Input { bytes: [0; INPUT_SIZE], head: 0, length: 0 };
+        input.fetch();
+        input.fetch();
+        assert_eq!(input.length, INPUT_SIZE);
+        let read: Vec<u8> = core::iter::from_fn(|| input.next()).collect();
+        assert!(read == typed, "{} of {} bytes", read.len(), typed.len());
     }
 }

@@ -108,7 +108,7 @@ fn mistakes_in_a_file_are_told_with_their_line_and_leave_nothing() {
     let long = format!("name = 'a'\nextra = '{}'\n", "x".repeat(5000));
     let machine = Dom0::new()
         .file("key.cfg", "name = 'a'\nmemroy = 16\n")
-        .file("later.cfg", "name = 'a'\n\npci = [ '01:00.0' ]\n")
+        .file("later.cfg", "name = 'a'\n\nvtpm = [ 'backend=tpm' ]\n")
         .file("open.cfg", "name = 'a'\ndisk = [ 'disk0',\n")
         .file("binary.cfg", *b"name = 'a'\n\x7fELF\x02\x01\x01\x00")
         .file("long.cfg", long)
@@ -116,7 +116,7 @@ fn mistakes_in_a_file_are_told_with_their_line_and_leave_nothing() {
     let mut dom0 = settled(machine);
     for (command, reason) in [
         ("create key.cfg", "key.cfg: line 2: there is no key \"memroy\""),
-        ("create later.cfg", "later.cfg: line 3: pci is not there yet"),
+        ("create later.cfg", "later.cfg: line 3: vtpm is not there yet"),
         ("create open.cfg", "open.cfg: line 2: the list that begins here is not closed"),
         ("create binary.cfg", "binary.cfg: line 2: byte 0x7f in column 1 is no text"),
         ("create long.cfg", "long.cfg: line 2: the line has 5010 bytes; 4096 are the most"),

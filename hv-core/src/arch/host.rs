@@ -436,14 +436,25 @@ pub mod local_apic {
     pub fn end_of_interrupt() {}
 }
 
-/// A serial line that swallows what is sent.
+/// A serial line that swallows what is sent, and has a sender that waits.
 pub mod serial {
+    use std::{cell::RefCell, collections::VecDeque, thread_local};
+
+    thread_local! {
+        static TYPED: RefCell<VecDeque<u8>> = const { RefCell::new(VecDeque::new()) };
+    }
+
+    /// Types something.
+    pub fn type_in(bytes: &[u8]) {
+        TYPED.with_borrow_mut(|typed| typed.extend(bytes));
+    }
+
     /// Sends nowhere.
     pub fn send(_byte: u8) {}
 
-    /// Receives nothing.
+    /// The next byte that was typed.
     pub fn receive() -> Option<u8> {
-        None
+        TYPED.with_borrow_mut(VecDeque::pop_front)
     }
 }
 
