@@ -29,6 +29,16 @@ const ARCHIVED: [(&str, &str); 2] = [("ssh/host_key", "host_key"), ("ssh/authori
 /// The file that tells the port of the machine that runs, and the process that runs it.
 const RUNNING: &str = "machine";
 
+/// Makes sure of the client.
+pub fn ensure_client(consent: Consent) -> Result<()> {
+    if command::find("ssh").is_some() && command::find("ssh-keygen").is_some() {
+        return Ok(());
+    }
+    let request =
+        Request { packages: &["openssh-client"], reason: "ssh, by which domain 0 is administered," };
+    Apt::find().context("ssh and ssh-keygen are needed")?.install(request, consent)
+}
+
 /// The keys, and the way.
 #[derive(Clone, Debug)]
 pub struct Remote {
@@ -48,12 +58,7 @@ impl Remote {
 
     /// Makes sure of the client and of the keys.
     pub fn ensure(&self, consent: Consent) -> Result<()> {
-        if command::find("ssh").is_none() || command::find("ssh-keygen").is_none() {
-            let request =
-                Request { packages: &["openssh-client"], reason: "ssh, by which domain 0 is administered," };
-            let apt = Apt::find().context("ssh and ssh-keygen are needed")?;
-            apt.install(request, consent)?;
-        }
+        ensure_client(consent)?;
         self.make_keys()
     }
 

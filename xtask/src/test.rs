@@ -24,6 +24,7 @@ use crate::linux;
 use crate::peer;
 use crate::progress;
 use crate::qemu::Uefi;
+use crate::remote;
 use crate::setup;
 use crate::toolchain::cargo;
 use crate::workspace::Workspace;
@@ -77,6 +78,7 @@ fn qemu_tests(workspace: &Workspace, options: &Options, consent: Consent) -> Res
     let kernels = build::build_test_kernels(workspace)?;
     let profiler = build::build_profiler(workspace)?;
     Uefi::ensure(consent)?;
+    remote::ensure_client(consent)?;
     let work = workspace.work().join("tests");
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
     let disc = work.join("weir.iso");
