@@ -54,6 +54,7 @@ pub struct Options {
 /// Runs the tests; returns whether all passed.
 pub fn test(workspace: &Workspace, options: &Options, consent: Consent) -> Result<bool> {
     setup::ensure(workspace, consent)?;
+    remote::ensure_client(consent)?;
     let mut reports = Vec::new();
     if !options.qemu_only {
         progress::stage("testing every crate on this computer");
@@ -78,7 +79,6 @@ fn qemu_tests(workspace: &Workspace, options: &Options, consent: Consent) -> Res
     let kernels = build::build_test_kernels(workspace)?;
     let profiler = build::build_profiler(workspace)?;
     Uefi::ensure(consent)?;
-    remote::ensure_client(consent)?;
     let work = workspace.work().join("tests");
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
     let disc = work.join("weir.iso");
