@@ -200,7 +200,7 @@ impl<'a> Volume<'a> {
             if extent.in_file > next {
                 break;
             }
-            if extent.in_file < next || next + extent.count > u64::from(u32::MAX) + 1 {
+            if next + extent.count > u64::from(u32::MAX) + 1 {
                 return Err(damaged());
             }
             if !extent.is_written {
@@ -232,7 +232,8 @@ impl<'a> Volume<'a> {
         Ok(runs)
     }
 
-    /// Lists the extents below a node whose depth is to be this one, or any that is allowed at the top.
+    /// Lists the extents below a node whose depth is to be this one, or any that is allowed at the top. They are in order,
+    /// and below the top each node has some: so a tree that leads in circles ends soon.
     fn collect(
         &mut self,
         node: &[u8],
@@ -243,13 +244,18 @@ impl<'a> Volume<'a> {
         let is_sound = u16_at(node, 0) == NODE_MAGIC
             && (count + 1) * ENTRY <= node.len()
             && own_depth <= DEPTH_LIMIT
-            && depth.is_none_or(|depth| depth == own_depth);
+            && depth.is_none_or(|depth| depth == own_depth && count > 0);
         if !is_sound {
             return Err(damaged());
         }
         for entry in node[ENTRY..].chunks_exact(ENTRY).take(count) {
             if own_depth == 0 {
-                extents.push(extent_of(entry));
+                let extent = extent_of(entry);
+                let end = extents.last().map_or(0, |last| last.in_file + last.count);
+                if extent.count == 0 || extent.in_file < end {
+                    return Err(damaged());
+                }
+                extents.push(extent);
                 continue;
             }
             let child = u64::from(u32_at(entry, 4)) | u64::from(u16_at(entry, 8)) << 32;
@@ -290,4 +296,49 @@ fn entry_called(bytes: &[u8], name: &str) -> Option<u32> {
 
 fn read(reader: &mut Reader, start: u64, into: &mut [u8]) -> Result<(), FileSystemError> {
     reader.read(start, into).map_err(|_| damaged())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chunks::CHUNK;
+    use super::*;
+    use alloc::rc::Rc;
+
+    const BLOCK: usize = 4096;
+
+    /// A node of this depth, full of entries that name this block.
+    fn node(size: usize, depth: u16, block: u16) -> Vec<u8> {
+        let count = (size / ENTRY - 1) as u16;
+        let head = [NODE_MAGIC, count, count, depth, 0, 0];
+        let entry = if depth == 0 { [0, 0, 1, 0, block, 0] } else { [0, 0, block, 0, 0, 0] };
+        let words = head.into_iter().chain((0..count).flat_map(|_| entry));
+        let mut node: Vec<u8> = words.flat_map(u16::to_le_bytes).collect();
+        node.resize(size, 0);
+        node
+    }
+
+    #[test]
+    fn a_tree_whose_branches_are_all_the_same_ends_soon() {
+        let mut disk = vec![0; CHUNK as usize];
+        for depth in 0..DEPTH_LIMIT {
+            let place = usize::from(depth + 1) * BLOCK;
+            disk[place..place + BLOCK].copy_from_slice(&node(BLOCK, depth, depth));
+        }
+        let mut reader = Reader { chunks: Rc::default(), size: CHUNK };
+        reader.chunks.borrow_mut().put(0, disk);
+        let mut volume = Volume {
+            reader: &mut reader,
+            block_size: BLOCK as u64,
+            blocks: CHUNK / BLOCK as u64,
+            first_block: 0,
+            descriptor_size: 32,
+            inodes_per_group: 8,
+            inode_size: 128,
+            is_wide: false,
+        };
+        let mut extents = Vec::new();
+        let top = node(60, DEPTH_LIMIT, DEPTH_LIMIT);
+        assert_eq!(volume.collect(&top, None, &mut extents), Err(damaged()));
+        assert_eq!(extents.len(), 1);
+    }
 }
