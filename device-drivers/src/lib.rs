@@ -12,8 +12,10 @@
 extern crate alloc;
 
 pub mod disk;
+pub mod net;
 pub mod pci;
 #[cfg(target_os = "none")]
 pub mod start;
 pub mod virtio;
 pub mod virtio_blk;
+pub mod virtio_net;

@@ -4,9 +4,11 @@ use alloc::rc::Rc;
 
 use pv_runtime::executor::{Either, select, spawn};
 
+use crate::net::Interface;
 use crate::pci::{Address, Bus, COMMAND_MEMORY, Interrupt, Msix, change_command};
 use crate::virtio::{MappedRegisters, SetupError, connect};
 use crate::virtio_blk::{self, VirtioBlk};
+use crate::virtio_net::{self, Offloads, VirtioNet};
 
 /// The interrupts of a device, one for each use or fewer.
 #[derive(Clone, Debug)]
@@ -39,9 +41,14 @@ impl Interrupts {
     }
 }
 
-/// What a disk interrupts for.
+/// What every device interrupts for.
 const CONFIGURATION: usize = 0;
+/// What a disk interrupts for.
 const REQUESTS: usize = 1;
+/// The interrupt of a network card for received frames.
+pub const RECEIVE: usize = 1;
+/// The interrupt of a network card for sent frames.
+pub const SEND: usize = 2;
 
 /// Starts a virtio disk.
 ///
@@ -67,4 +74,30 @@ async fn serve_disk(disk: Rc<VirtioBlk<MappedRegisters>>, interrupts: Interrupts
         }
         disk.take_completions();
     }
+}
+
+/// A network card and its interrupts, for whose answering its user cares.
+pub type NetworkCard = (VirtioNet<MappedRegisters>, Interrupts);
+
+/// Starts a virtio network card.
+///
+/// # Errors
+///
+/// [`SetupError`].
+pub fn virtio_network_card(
+    bus: &impl Bus,
+    address: Address,
+    offloads: Offloads,
+) -> Result<NetworkCard, SetupError> {
+    let interrupts = Interrupts::bind(bus, address, 3)?;
+    let transport = connect(bus, address)?;
+    let vectors = virtio_net::Vectors {
+        configuration: interrupts.entry(CONFIGURATION),
+        receive: interrupts.entry(RECEIVE),
+        send: interrupts.entry(SEND),
+    };
+    let card = VirtioNet::start(transport, vectors, offloads)?;
+    let state = if card.link_is_up() { "up" } else { "down" };
+    log::info!("network interface at {address}: {}, link {state}", card.address());
+    Ok((card, interrupts))
 }

@@ -21,4 +21,3 @@ pub mod remote;
 pub mod store;
 pub mod store_service;
 pub mod toolstack;
-pub mod virtio_net;

@@ -25,18 +25,13 @@ use crate::block::{
 use crate::net::{Channel, Interface, Moderation, Platform, Switch};
 use crate::pci::{PciFunctions, Use};
 use crate::remote::Card;
-use crate::virtio_net::{self, Offloads, VirtioNet};
 use device_drivers::pci::{Address, ConfigPorts, Function, Reset, report, scan};
-use device_drivers::start::{Interrupts, virtio_disk};
-use device_drivers::virtio::{DeviceKind, MappedRegisters, SetupError, connect};
+use device_drivers::start::{Interrupts, RECEIVE, SEND, virtio_disk, virtio_network_card};
+use device_drivers::virtio::{DeviceKind, MappedRegisters, SetupError};
+use device_drivers::virtio_net::{Offloads, VirtioNet};
 
 /// Pages for frames: what the interface receives into, and as many again for frames to be sent.
 const FRAME_BUFFERS: usize = 1024;
-
-/// What a network interface interrupts for.
-const CONFIGURATION: usize = 0;
-const RECEIVE: usize = 1;
-const SEND: usize = 2;
 
 /// Pages that are read when a disk is checked.
 const CHECKED_PAGES: usize = 16;
@@ -203,7 +198,7 @@ fn start_interface(
         log::warn!("{address}: a second network interface is not used");
         return Ok(None);
     }
-    let (interface, interrupts) = start_card(config, address, Offloads::Taken)?;
+    let (interface, interrupts) = virtio_network_card(config, address, Offloads::Taken)?;
     let mut switch = Switch::new([CopyBatch::new(), CopyBatch::new()], FRAME_BUFFERS);
     switch.set_interface(interface);
     let switch = Rc::new(RefCell::new(switch));
@@ -218,7 +213,7 @@ fn start_management(
     address: Address,
     devices: &mut Devices,
 ) -> Result<Option<String>, SetupError> {
-    let (interface, interrupts) = start_card(config, address, Offloads::Refused)?;
+    let (interface, interrupts) = virtio_network_card(config, address, Offloads::Refused)?;
     let card = Rc::new(Card::new(interface));
     spawn(serve_management(Rc::clone(&card), interrupts));
     devices.management = Some(card);
@@ -230,23 +225,6 @@ async fn serve_management(card: Rc<ManagementCard>, interrupts: Interrupts) {
         select(interrupts.wait(RECEIVE), interrupts.wait(SEND)).await;
         card.ring();
     }
-}
-
-/// A network card and its interrupts.
-type StartedCard = (VirtioNet<MappedRegisters>, Interrupts);
-
-fn start_card(config: &ConfigPorts, address: Address, offloads: Offloads) -> Result<StartedCard, SetupError> {
-    let interrupts = Interrupts::bind(config, address, 3)?;
-    let transport = connect(config, address)?;
-    let vectors = virtio_net::Vectors {
-        configuration: interrupts.entry(CONFIGURATION),
-        receive: interrupts.entry(RECEIVE),
-        send: interrupts.entry(SEND),
-    };
-    let interface = VirtioNet::start(transport, vectors, offloads)?;
-    let state = if interface.link_is_up() { "up" } else { "down" };
-    log::info!("network interface at {address}: {}, link {state}", interface.address());
-    Ok((interface, interrupts))
 }
 
 async fn serve_interface(switch: MachineSwitch, interrupts: Interrupts) {

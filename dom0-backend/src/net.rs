@@ -1,19 +1,12 @@
 //! Networks: guests' interfaces, the machine's own, and the switch between them.
 
 mod back_end;
-mod buffers;
 mod checksum;
 mod counters;
-mod ethernet;
 #[cfg(test)]
 pub(crate) mod fake;
-#[cfg(test)]
-pub(crate) mod frames;
-mod headers;
-mod interface;
 mod mac_table;
 mod moderation;
-mod offload;
 mod own;
 mod packet;
 mod pool;
@@ -23,6 +16,10 @@ mod spans;
 mod switch;
 mod tx;
 mod vif;
+
+#[cfg(test)]
+use device_drivers::net::frames;
+use device_drivers::net::{buffers, ethernet, headers, interface, offload};
 
 pub use back_end::{NetworkBackEnd, VifReport};
 pub use buffers::{BufferId, Buffers, FRAME_START, Piece};

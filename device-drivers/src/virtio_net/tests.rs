@@ -5,8 +5,8 @@ use std::vec::Vec;
 
 use super::*;
 use crate::net::Headers;
-use device_drivers::virtio::QueueAddresses;
-use device_drivers::virtio::fake::{FakeQueue, FakeRegisters, read_memory, write_memory};
+use crate::virtio::QueueAddresses;
+use crate::virtio::fake::{FakeQueue, FakeRegisters, read_memory, write_memory};
 
 struct Device {
     driver: VirtioNet<Rc<FakeRegisters>>,

@@ -2,8 +2,9 @@
 
 use alloc::vec::Vec;
 
-/// Two hosts.
+/// Who sends the frames.
 pub const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Who they are for.
 pub const TARGET_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// A frame between them that is not IP.
@@ -57,23 +58,28 @@ fn udp_datagram(length: usize) -> Vec<u8> {
     header
 }
 
+/// TCP over IPv4, with so many bytes of payload.
 pub fn tcp_v4(length: usize) -> Vec<u8> {
     with_checksum(ipv4(6, &tcp_segment(length)))
 }
 
+/// UDP over IPv4.
 pub fn udp_v4(length: usize) -> Vec<u8> {
     with_checksum(ipv4(17, &udp_datagram(length)))
 }
 
+/// TCP over IPv6.
 pub fn tcp_v6(length: usize) -> Vec<u8> {
     with_checksum(ipv6(6, &tcp_segment(length)))
 }
 
+/// UDP over IPv6 with an extension header between them.
 pub fn udp_v6_with_extension(length: usize) -> Vec<u8> {
     let extension = [17, 0, 1, 4, 0, 0, 0, 0];
     with_checksum(ipv6(0, &[&extension[..], &udp_datagram(length)].concat()))
 }
 
+/// The same, with a tag of a virtual network.
 pub fn udp_v6_with_extension_and_tag(length: usize) -> Vec<u8> {
     tagged(udp_v6_with_extension(length), 42)
 }

@@ -1,6 +1,6 @@
 //! The virtio network interface (specification section 5.1).
 //!
-//! Frames are sent from and received into the switch's buffers, in place. Before each frame stands the
+//! Frames are sent from and received into the user's buffers, in place. Before each frame stands the
 //! interface's header of twelve bytes, for which the buffers leave room; a received frame may fill several
 //! buffers if the device was told that it may.
 
@@ -17,7 +17,7 @@ use crate::net::{
     BufferId, Buffers, Capabilities, Checksum, FRAME_START, Interface, IpVersion, MacAddress, Offload,
     Outgoing, Piece, Received, Segmentation,
 };
-use device_drivers::virtio::{
+use crate::virtio::{
     Buffer, DeviceFault, Doorbell, NotifyDevice, Registers, SetupError, Transport, Used, Virtqueue, feature,
 };
 
@@ -287,7 +287,7 @@ impl<R: Registers> Interface for VirtioNet<R> {
             self.chain.push(Buffer { address, length, is_written: false });
         }
         let added = self.send.queue.add(&self.chain, token.into());
-        debug_assert!(added.is_ok(), "the switch asks for room first");
+        debug_assert!(added.is_ok(), "the user asks for room first");
     }
 
     fn take_sent(&mut self) -> Option<u16> {
@@ -302,7 +302,7 @@ impl<R: Registers> Interface for VirtioNet<R> {
         let address = buffers.frame(buffer).physical_address() + u64::from(HEADER_START);
         let chain = [Buffer { address, length: RECEIVE_LENGTH.into(), is_written: true }];
         let added = self.receive.queue.add(&chain, buffer.number());
-        debug_assert!(added.is_ok(), "the switch asks for room first");
+        debug_assert!(added.is_ok(), "the user asks for room first");
     }
 
     fn take_received(&mut self, buffers: &Buffers, pieces: &mut Vec<Piece>) -> Received {

@@ -1,4 +1,4 @@
-//! The machine's own network interface, as the switch sees it.
+//! A network interface, as who sends and receives by it sees it.
 
 use alloc::vec::Vec;
 
