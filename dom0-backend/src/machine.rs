@@ -22,7 +22,7 @@ use pv_runtime::time::time_stamp_counter;
 use crate::block::{
     BlockDevice, IoError, Operation, Partition, SECTOR_SIZE, TABLE_SECTORS, partitions, transfer,
 };
-use crate::net::{Channel, Interface, Moderation, Platform, Switch};
+use crate::net::{Channel, Moderation, Platform, Switch};
 use crate::pci::{PciFunctions, Use};
 use crate::remote::Card;
 use device_drivers::pci::{Address, ConfigPorts, Function, Reset, report, scan};
