@@ -63,14 +63,13 @@ impl Record {
     }
 
     /// For each block, how often it was executed in the shortest round with work more than in the shortest one without.
+    /// Of an odd number of rounds the first only made ready for the others.
     pub fn differences(&self) -> Result<HashMap<usize, f64>> {
-        let rounds = self.rounds.len();
-        if rounds < 4 || rounds % 2 == 1 {
-            bail!(
-                "there are {rounds} rounds; as many without work as with work are needed, and of each two at least"
-            );
+        let rounds = &self.rounds[self.rounds.len() % 2..];
+        if rounds.len() < 4 {
+            bail!("there are {} rounds; two without work and two with work are needed", self.rounds.len());
         }
-        let (empty, full) = self.rounds.split_at(rounds / 2);
+        let (empty, full) = rounds.split_at(rounds.len() / 2);
         let mut sums = HashMap::new();
         for (half, sign) in [(&empty[1..], -1.0), (&full[1..], 1.0)] {
             for (number, times) in self.shortest(half) {
@@ -118,6 +117,14 @@ mod tests {
         let rounds: String = [0, 3, 1, 2, 0, 9, 30, 10].map(round).concat();
         let record = Record::parse(&(TEXT.lines().next().unwrap().to_owned() + "\n" + &rounds)).unwrap();
         assert_eq!(record.differences().unwrap(), HashMap::from([(7, 8.0)]));
+    }
+
+    #[test]
+    fn a_round_that_made_ready_is_left_out() {
+        let round = |times: u64| format!("round\ncount 7 {times}\n");
+        let rounds: String = [50, 0, 1, 9, 5].map(round).concat();
+        let record = Record::parse(&(TEXT.lines().next().unwrap().to_owned() + "\n" + &rounds)).unwrap();
+        assert_eq!(record.differences().unwrap(), HashMap::from([(7, 4.0)]));
     }
 
     #[test]
