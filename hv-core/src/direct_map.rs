@@ -86,6 +86,7 @@ pub fn write_bytes(frame: MachineFrame, offset: usize, source: &[u8]) {
 ///
 /// # Panics
 /// If a frame does not exist or a range leaves its frame.
+#[inline]
 pub fn copy_between(source: (MachineFrame, usize), destination: (MachineFrame, usize), length: usize) {
     assert!(source.1 + length <= PAGE_SIZE as usize, "source leaves the frame");
     assert!(destination.1 + length <= PAGE_SIZE as usize, "destination leaves the frame");

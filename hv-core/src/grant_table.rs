@@ -9,8 +9,8 @@
 //! frame in existence and, for writers, keep it from becoming a page table. What the granter does to its entry
 //! meanwhile changes nothing, and the flags tell it when the use has ended.
 //!
-//! Locks: a domain's `granted` half and its maptrack have a lock each. No code holds two of them, of one domain
-//! or of two, so there is no order to keep. Under `granted` only frame references are taken and dropped and
+//! Locks: a domain's `granted` half and its maptrack have a lock each. No code waits for one of them while it holds
+//! another, of one domain or of two, so there is no order to keep. Under `granted` only frame references are taken and dropped and
 //! frames allocated; under the maptrack, frames are allocated. No page-table work is done under either.
 //!
 //! A table has entries of version 1 or 2, as its domain chooses. Transfers are not built; nor are cache attributes of
@@ -19,6 +19,7 @@
 mod active;
 mod cache;
 mod copy;
+mod copy_one;
 mod hypercall;
 mod map;
 mod maptrack;

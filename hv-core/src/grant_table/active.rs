@@ -96,6 +96,15 @@ impl Active {
     }
 }
 
+/// A use of a grant for as long as the granter's table is locked.
+pub(super) struct BriefUse {
+    entry: SharedEntry,
+    /// The grant.
+    pub reference: GrantReference,
+    /// What it grants.
+    pub frame: MachineFrame,
+}
+
 /// Elements for all references, in frames that exist from the first use of one of their elements on.
 type Buckets<T, const N: usize, const COUNT: usize> = [Option<FrameBox<[T; N]>>; COUNT];
 
@@ -256,8 +265,14 @@ impl Granted {
     #[inline]
     fn shared_entry(&self, reference: GrantReference) -> Option<SharedEntry> {
         if self.version == Version::Two {
-            return self.shared_entry_two(reference);
+            self.shared_entry_two(reference)
+        } else {
+            self.entry_one(reference)
         }
+    }
+
+    #[inline(always)]
+    fn entry_one(&self, reference: GrantReference) -> Option<SharedEntry> {
         let frame = self.shared_frame(reference.0 / GRANT_ENTRIES_V1_PER_PAGE)?;
         Some(SharedEntry::version_one(frame, reference.0 % GRANT_ENTRIES_V1_PER_PAGE))
     }
@@ -273,6 +288,36 @@ impl Granted {
     /// How a grant is used; unused when there is no active entry near it.
     fn use_of(&self, reference: GrantReference) -> Active {
         find(&self.active, reference).copied().unwrap_or_default()
+    }
+
+    /// Begins a use of a grant that ends, by [`Self::end_briefly`], before the lock on the table is let go: nobody but the
+    /// granter, in the flags, ever sees it, so there is no account of it. Only for a whole page that is not used otherwise,
+    /// and a table of version 1. `None` for all others; [`Self::acquire`] says what is wrong, if anything is.
+    #[inline(always)]
+    pub fn use_briefly(
+        &self,
+        granter: DomainId,
+        reference: GrantReference,
+        grantee: DomainId,
+        access: Access,
+    ) -> Option<BriefUse> {
+        let entry = self.entry_one(reference).filter(|_| self.version == Version::One)?;
+        if find(&self.active, reference).is_some_and(Active::is_any) {
+            return None;
+        }
+        let Grant::Own(part) = entry.announce(grantee, access, GrantKinds::WholePage).ok()? else {
+            return None;
+        };
+        let held =
+            hold(part.frame, granter, access).inspect_err(|_| entry.withdraw(GTF_READING | GTF_WRITING));
+        held.ok().map(|()| BriefUse { entry, reference, frame: part.frame })
+    }
+
+    /// Ends a use that [`Self::use_briefly`] began.
+    #[inline(always)]
+    pub fn end_briefly(&self, ended: &BriefUse, access: Access) {
+        let_go(ended.frame, access);
+        ended.entry.withdraw(GTF_READING | GTF_WRITING);
     }
 
     /// Begins a use of a grant by `grantee` and says what is granted. Until [`Self::release`] with the same `access`
@@ -419,6 +464,7 @@ const fn status_frames(frames: u32) -> u32 {
 }
 
 /// The element for a reference, if its frame exists.
+#[inline]
 fn find<T, const N: usize, const COUNT: usize>(
     buckets: &Buckets<T, N, COUNT>,
     reference: GrantReference,

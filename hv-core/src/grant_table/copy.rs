@@ -1,120 +1,140 @@
 //! Copying between pages, each of them granted or the caller's own.
 //!
-//! One copy is one string instruction between two frames that are held for it. A grant that stays the same from one item
-//! of a batch to the next stays held, so that a packet in pieces costs one look at it, and so does a frame of the caller's;
-//! the domain at an end is looked up when it changes.
+//! One copy is one string instruction between two frames that are held for it. Copies come in batches, mostly from one
+//! domain or to one. So a batch is worked on in *runs*: while copies name the same granter on each side, its table stays
+//! locked, uses of its grants are brief ones that need no account, and what stays the same from one copy to the next
+//! stays held. A copy of any other kind, or one that fails, is made by itself (`copy_one`).
+//!
+//! A run holds the locks on two tables. It only tries to get them, and holds none while it waits for another.
 
 use super::{
-    Counters, Refusal,
-    active::{hold, let_go},
-    peer::Peer,
-    shared::{Access, Grant, GrantKinds, Part},
+    active::{BriefUse, Granted, hold, let_go},
+    copy_one::{copy_one, leaves_page},
+    shared::Access,
+    status,
 };
 use crate::{
     direct_map,
-    domain::{Domain, DomainRef},
-    layout::PAGE_SIZE,
+    domain::{self, Domain, DomainRef},
+    lock::MutexGuard,
 };
 use core::sync::atomic::Ordering;
 use hypercall_abi::{
-    DomainId, GrantReference, MachineFrame,
-    grant_table::{
-        GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_COPY_ARG, GNTST_GENERAL_ERROR,
-        GNTST_PERMISSION_DENIED, GnttabCopy, GnttabCopyPtr,
-    },
+    DomainId, MachineFrame,
+    grant_table::{GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_OKAY, GnttabCopy, GnttabCopyPtr},
 };
 
-/// The source or the destination of the copies in a batch. It holds at most one grant and one frame of the caller's.
-struct End<'a, const IS_DESTINATION: bool> {
-    caller: &'a Domain,
-    /// The domain whose grant is held, or was.
-    peer: Peer,
-    grant: Option<HeldGrant>,
-    /// Where that is passed on: the use of the grant behind it.
-    behind: Option<(DomainRef, GrantReference)>,
-    own: Option<MachineFrame>,
+/// Bytes after which a batch is interrupted.
+const BYTES: usize = 128 << 10;
+
+/// Makes copies on behalf of a domain, at least one if there are some, and says how many operations that took.
+pub(super) fn copy_batch(caller: &Domain, ops: &mut [GnttabCopy]) -> usize {
+    let (mut done, mut copies, mut bytes) = (0, 0, 0);
+    while done < ops.len() && bytes < BYTES {
+        let rest = &mut ops[done..];
+        let (in_run, moved) = match copy_run(caller, rest, BYTES - bytes) {
+            (0, _) => (0, copy_alone(caller, &mut rest[0])),
+            run => run,
+        };
+        done += in_run.max(1);
+        copies += in_run.max(usize::from(moved != 0));
+        bytes += moved;
+    }
+    let counters = &caller.grant_table.counters;
+    counters.copies.fetch_add(copies as u64, Ordering::Relaxed);
+    counters.bytes_copied.fetch_add(bytes as u64, Ordering::Relaxed);
+    done
 }
 
-/// A use of a grant.
-#[derive(Clone, Copy)]
-struct HeldGrant {
-    /// The granter, as the guest names it.
-    domain: DomainId,
-    reference: GrantReference,
-    part: Part,
+/// Makes one copy of any kind, and says how many bytes it moved.
+#[inline(never)]
+fn copy_alone(caller: &Domain, op: &mut GnttabCopy) -> usize {
+    op.status = status(copy_one(caller, op));
+    if op.status == GNTST_OKAY { usize::from(op.len) } else { 0 }
+}
+
+/// Makes copies as long as they are of one run, until it has moved so many bytes. Says how many there were, which may be
+/// none, and how many bytes they moved.
+#[inline(never)]
+fn copy_run(caller: &Domain, ops: &mut [GnttabCopy], most_bytes: usize) -> (usize, usize) {
+    let Some(&GnttabCopy { source, dest, flags, .. }) = ops.first() else { return (0, 0) };
+    let granters = [
+        granter(caller, &source, flags & GNTCOPY_SOURCE_GREF != 0),
+        granter(caller, &dest, flags & GNTCOPY_DEST_GREF != 0),
+    ];
+    let mut source = End::<false>::new(caller, source.domid, granters[0].as_ref());
+    let mut destination = End::<true>::new(caller, dest.domid, granters[1].as_ref());
+    let (mut copies, mut bytes) = (0, 0);
+    for op in ops {
+        if bytes >= most_bytes || source.copy(&mut destination, op).is_none() {
+            break;
+        }
+        op.status = GNTST_OKAY;
+        copies += 1;
+        bytes += usize::from(op.len);
+    }
+    (copies, bytes)
+}
+
+/// The domain that granted one end of a copy, if it lives.
+fn granter(caller: &Domain, place: &GnttabCopyPtr, is_grant: bool) -> Option<DomainRef> {
+    let id = if place.domid == DomainId::SELF { caller.id } else { place.domid };
+    if is_grant { domain::find(id).filter(|granter| !granter.is_dying()) } else { None }
+}
+
+/// The source or the destination of a run. It holds at most one grant and one frame of the caller's.
+struct End<'a, const IS_DESTINATION: bool> {
+    caller: DomainId,
+    /// How the operations name the granter.
+    name: DomainId,
+    /// The granter and its table.
+    granter: Option<(DomainId, MutexGuard<'a, Granted>)>,
+    grant: Option<BriefUse>,
+    own: Option<MachineFrame>,
 }
 
 impl<'a, const IS_DESTINATION: bool> End<'a, IS_DESTINATION> {
     const ACCESS: Access = if IS_DESTINATION { Access::Write } else { Access::Read };
 
-    fn new(caller: &'a Domain) -> Self {
-        Self { caller, peer: Peer::default(), grant: None, behind: None, own: None }
+    fn new(caller: &Domain, name: DomainId, granter: Option<&'a DomainRef>) -> Self {
+        let granter = granter.and_then(|granter| Some((granter.id, granter.grant_table.granted.try_lock()?)));
+        Self { caller: caller.id, name, granter, grant: None, own: None }
     }
 
-    /// The memory at a place, held until the next other place of the same kind.
-    #[inline]
-    fn prepare(&mut self, place: &GnttabCopyPtr, is_grant: bool) -> Result<Part, Refusal> {
-        if is_grant {
-            self.prepare_grant(place.domid, place.reference())
-        } else {
-            self.prepare_own(place.domid, MachineFrame(place.gmfn()))
+    /// The memory at a place, held until the next other place of the same kind. `None` if the place is not one for this
+    /// run.
+    #[inline(always)]
+    fn prepare(&mut self, place: &GnttabCopyPtr, is_grant: bool) -> Option<MachineFrame> {
+        if is_grant { self.prepare_grant(place) } else { self.prepare_own(place) }
+    }
+
+    #[inline(always)]
+    fn prepare_grant(&mut self, place: &GnttabCopyPtr) -> Option<MachineFrame> {
+        let (id, granted) = self.granter.as_ref().filter(|_| place.domid == self.name)?;
+        let reference = place.reference();
+        if let Some(held) = &self.grant {
+            if held.reference == reference {
+                return Some(held.frame);
+            }
+            granted.end_briefly(held, Self::ACCESS);
         }
-    }
-
-    #[inline]
-    fn prepare_grant(&mut self, domain: DomainId, reference: GrantReference) -> Result<Part, Refusal> {
-        if let Some(held) = self.grant
-            && held.domain == domain
-            && held.reference == reference
-        {
-            return Ok(held.part);
-        }
-        self.release_grant();
-        let part = self.hold_grant(domain, reference)?;
-        self.grant = Some(HeldGrant { domain, reference, part });
-        Ok(part)
-    }
-
-    #[inline]
-    fn hold_grant(&mut self, granter: DomainId, reference: GrantReference) -> Result<Part, Refusal> {
-        let granter = self.peer.find(if granter == DomainId::SELF { self.caller.id } else { granter })?;
-        let mut granted = granter.grant_table.granted.lock();
-        let grant = granted.acquire(granter.id, reference, self.caller.id, Self::ACCESS, GrantKinds::Any)?;
-        drop(granted);
-        match grant {
-            Grant::Own(part) => Ok(part),
-            Grant::PassedOn(behind, its_reference) => self.hold_behind(reference, behind, its_reference),
-        }
-    }
-
-    /// Goes on to the grant behind one that is held and passed on, or lets go of that one.
-    #[inline(never)]
-    fn hold_behind(
-        &mut self,
-        near: GrantReference,
-        behind: DomainId,
-        reference: GrantReference,
-    ) -> Result<Part, Refusal> {
-        let Some(granter) = self.peer.last() else { return Err(Refusal(GNTST_GENERAL_ERROR)) };
-        let held = hold_behind(granter, behind, reference, Self::ACCESS);
-        let release = |_: &Refusal| granter.grant_table.granted.lock().release(near, Self::ACCESS);
-        let (part, behind) = held.inspect_err(release)?;
-        self.behind = Some((behind, reference));
-        Ok(part)
+        self.grant = granted.use_briefly(*id, reference, self.caller, Self::ACCESS);
+        self.grant.as_ref().map(|held| held.frame)
     }
 
     /// Only the caller's own memory may be named by frame.
-    #[inline]
-    fn prepare_own(&mut self, owner: DomainId, frame: MachineFrame) -> Result<Part, Refusal> {
-        if owner != DomainId::SELF {
-            return Err(Refusal(GNTST_PERMISSION_DENIED));
+    #[inline(always)]
+    fn prepare_own(&mut self, place: &GnttabCopyPtr) -> Option<MachineFrame> {
+        let frame = MachineFrame(place.gmfn());
+        if place.domid != DomainId::SELF {
+            return None;
         }
         if self.own != Some(frame) {
             self.release_own();
-            hold(frame, self.caller.id, Self::ACCESS)?;
+            hold(frame, self.caller, Self::ACCESS).ok()?;
             self.own = Some(frame);
         }
-        Ok(Part::whole(frame))
+        Some(frame)
     }
 
     #[inline(always)]
@@ -123,109 +143,28 @@ impl<'a, const IS_DESTINATION: bool> End<'a, IS_DESTINATION> {
             let_go(frame, Self::ACCESS);
         }
     }
-
-    #[inline(always)]
-    fn release_grant(&mut self) {
-        let Some(held) = self.grant.take() else { return };
-        if self.behind.is_some() {
-            self.release_behind();
-        }
-        if let Some(granter) = self.peer.last() {
-            granter.grant_table.granted.lock().release(held.reference, Self::ACCESS);
-        }
-    }
-
-    #[inline(never)]
-    fn release_behind(&mut self) {
-        if let Some((behind, reference)) = self.behind.take() {
-            behind.grant_table.granted.lock().release(reference, Self::ACCESS);
-        }
-    }
 }
 
-/// Begins a use of what domain `behind` granted to `granter`, which passes it on. That must be `behind`'s own memory:
-/// there is no chain.
-fn hold_behind(
-    granter: &Domain,
-    behind: DomainId,
-    reference: GrantReference,
-    access: Access,
-) -> Result<(Part, DomainRef), Refusal> {
-    if behind == granter.id {
-        return Err(Refusal(GNTST_GENERAL_ERROR));
-    }
-    let behind = Peer::default().find(behind)?.clone();
-    let grant = behind.grant_table.granted.lock().acquire(
-        behind.id,
-        reference,
-        granter.id,
-        access,
-        GrantKinds::Own,
-    )?;
-    match grant {
-        Grant::Own(part) => Ok((part, behind)),
-        Grant::PassedOn(..) => {
-            behind.grant_table.granted.lock().release(reference, access);
-            Err(Refusal(GNTST_GENERAL_ERROR))
+impl End<'_, false> {
+    /// Makes one copy, if it is one for this run and nothing is wrong with it.
+    #[inline(always)]
+    fn copy(&mut self, destination: &mut End<'_, true>, op: &GnttabCopy) -> Option<()> {
+        if op.len == 0 || leaves_page(op.source.offset, op.len) || leaves_page(op.dest.offset, op.len) {
+            return None;
         }
+        let from = self.prepare(&op.source, op.flags & GNTCOPY_SOURCE_GREF != 0)?;
+        let to = destination.prepare(&op.dest, op.flags & GNTCOPY_DEST_GREF != 0)?;
+        let (source, destination) = (usize::from(op.source.offset), usize::from(op.dest.offset));
+        direct_map::copy_between((from, source), (to, destination), op.len.into());
+        Some(())
     }
 }
 
 impl<const IS_DESTINATION: bool> Drop for End<'_, IS_DESTINATION> {
     fn drop(&mut self) {
-        self.release_grant();
+        if let (Some((_, granted)), Some(held)) = (&self.granter, &self.grant) {
+            granted.end_briefly(held, Self::ACCESS);
+        }
         self.release_own();
     }
-}
-
-/// Copies on behalf of one domain.
-pub(super) struct Copier<'a> {
-    source: End<'a, false>,
-    destination: End<'a, true>,
-    counters: &'a Counters,
-    copies: u64,
-    bytes: u64,
-}
-
-impl<'a> Copier<'a> {
-    pub fn new(caller: &'a Domain) -> Self {
-        Self {
-            source: End::new(caller),
-            destination: End::new(caller),
-            counters: &caller.grant_table.counters,
-            copies: 0,
-            bytes: 0,
-        }
-    }
-
-    /// Carries out one item.
-    #[inline]
-    pub fn copy(&mut self, op: &GnttabCopy) -> Result<(), Refusal> {
-        if op.len == 0 {
-            return Ok(());
-        }
-        let source = self.source.prepare(&op.source, op.flags & GNTCOPY_SOURCE_GREF != 0)?;
-        let destination = self.destination.prepare(&op.dest, op.flags & GNTCOPY_DEST_GREF != 0)?;
-        if !source.contains(op.source.offset, op.len) || !destination.contains(op.dest.offset, op.len) {
-            let leaves_page = leaves_page(op.source.offset, op.len) || leaves_page(op.dest.offset, op.len);
-            return Err(Refusal(if leaves_page { GNTST_BAD_COPY_ARG } else { GNTST_GENERAL_ERROR }));
-        }
-        let length = usize::from(op.len);
-        let (from, to) = (usize::from(op.source.offset), usize::from(op.dest.offset));
-        direct_map::copy_between((source.frame, from), (destination.frame, to), length);
-        self.copies += 1;
-        self.bytes += u64::from(op.len);
-        Ok(())
-    }
-}
-
-impl Drop for Copier<'_> {
-    fn drop(&mut self) {
-        self.counters.copies.fetch_add(self.copies, Ordering::Relaxed);
-        self.counters.bytes_copied.fetch_add(self.bytes, Ordering::Relaxed);
-    }
-}
-
-const fn leaves_page(offset: u16, length: u16) -> bool {
-    offset as u64 + length as u64 > PAGE_SIZE
 }

@@ -5,7 +5,7 @@
 
 use super::{
     cache,
-    copy::Copier,
+    copy::copy_batch,
     map,
     peer::Peer,
     status, table,
@@ -40,7 +40,7 @@ pub fn grant_table_op(caller: &mut Caller<'_>, arguments: &Arguments) -> Hyperca
     }
     let array = Array { base, count };
     match command as u32 {
-        GNTTABOP_COPY => array.in_pieces(caller, COPY_PIECE, copy_piece),
+        GNTTABOP_COPY => array.in_pieces(caller, COPY_PIECE, |caller, ops| copy_batch(caller.domain, ops)),
         GNTTABOP_MAP_GRANT_REF => array.in_pieces(caller, PIECE, map_piece),
         GNTTABOP_UNMAP_GRANT_REF => array.in_pieces(caller, PIECE, |caller, ops| {
             unmap_piece::<GnttabUnmapGrantRef>(caller, ops, |op| &mut op.status)
@@ -69,8 +69,6 @@ fn done(result: Result<(), Errno>) -> HypercallResult {
 const PIECE: u32 = 64;
 /// Copies in one piece, which are small mostly.
 const COPY_PIECE: u32 = 128;
-/// Bytes after which a piece of copies ends.
-const COPY_BYTES: usize = 128 << 10;
 
 /// Room for a piece of any kind of operations.
 type Room = ArrayRoom<{ COPY_PIECE as usize * size_of::<GnttabCopy>() }>;
@@ -131,20 +129,6 @@ impl Array {
         }
         done(work(self.base))
     }
-}
-
-fn copy_piece(caller: &Caller<'_>, ops: &mut [GnttabCopy]) -> usize {
-    let mut bytes = 0;
-    let fills_piece = |op: &GnttabCopy| {
-        bytes += usize::from(op.len);
-        bytes >= COPY_BYTES
-    };
-    let count = ops.iter().position(fills_piece).map_or(ops.len(), |last| last + 1);
-    let mut copier = Copier::new(caller.domain);
-    for op in &mut ops[..count] {
-        op.status = status(copier.copy(op));
-    }
-    count
 }
 
 fn map_piece(caller: &Caller<'_>, ops: &mut [GnttabMapGrantRef]) -> usize {

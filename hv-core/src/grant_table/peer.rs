@@ -24,9 +24,4 @@ impl Peer {
     fn look_up(&mut self, id: DomainId) {
         self.last = domain::find(id);
     }
-
-    /// The domain that was found last.
-    pub fn last(&self) -> Option<&DomainRef> {
-        self.last.as_ref()
-    }
 }

@@ -94,6 +94,40 @@ fn pieces_of_a_batch_all_arrive() {
     check_balance(&[&granter, &grantee]);
 }
 
+/// A batch is worked on in runs; where one ends and the next begins shows in nothing.
+#[test]
+fn a_batch_may_change_its_domains_from_one_copy_to_the_next() {
+    let _machine = machine_of(256);
+    let (first, second) = two_guests();
+    let copier = Guest::new(0);
+    let here = grant_new(&first, 3, DomainId(0), 0);
+    grant_new(&second, 4, DomainId(0), 0);
+    let mine = copier.inner.frame();
+    let mapped = grant_new(&first, 5, DomainId(0), 0);
+    map_well(&copier, GRANTER, 5, DEVICE, 0);
+    let expected = fill(here);
+    let (here, there, mapped_too) = (granted(GRANTER, 3, 0), granted(GRANTEE, 4, 0), granted(GRANTER, 5, 0));
+    let mut ops = [
+        op(here, there, 4096, BOTH),
+        op(there, own(mine, 0), 4096, GNTCOPY_SOURCE_GREF),
+        op(own(mine, 0), mapped_too, 4096, GNTCOPY_DEST_GREF),
+        op(mapped_too, here, 4096, BOTH),
+        op(here, here, 4096, BOTH),
+        op(granted(GRANTER, 9, 0), there, 4096, BOTH),
+        op(here, there, 0, BOTH),
+        op(there, here, 4096, BOTH),
+    ];
+    copier.call(grant_table_op, GNTTABOP_COPY, &mut ops).unwrap();
+    let statuses = ops.map(|op| op.status);
+    let mut as_expected = [GNTST_OKAY; 8];
+    as_expected[5] = GNTST_GENERAL_ERROR;
+    assert_eq!(statuses, as_expected);
+    assert!(bytes_of(mine) == expected && bytes_of(mapped) == expected);
+    assert_eq!(copier.domain().grant_table.counters.copies.load(Ordering::Relaxed), 6);
+    assert_eq!((in_use(&first, 3), in_use(&second, 4)), (0, 0));
+    assert_eq!(in_use(&first, 5), GTF_READING | GTF_WRITING, "the mapping stays");
+}
+
 #[test]
 fn a_piece_of_copies_ends_with_their_number_or_their_bytes() {
     let _machine = machine_of(256);
