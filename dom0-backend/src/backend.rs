@@ -10,6 +10,7 @@
 //! ```
 
 mod copy;
+mod cost;
 mod device_task;
 mod error;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod life;
 mod manager;
 
 pub use copy::GrantCopy;
+pub use cost::{Amounts, Cost};
 pub use device_task::{BackEnd, Connection};
 pub use error::ConnectError;
 pub use life::{Step, View, next_step};

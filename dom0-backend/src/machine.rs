@@ -17,7 +17,6 @@ use pv_runtime::event_channel::EventChannel;
 use pv_runtime::executor::{now, select, select4, sleep_until, spawn, yield_now};
 use pv_runtime::grant::{CopyBatch, GrantMapping};
 use pv_runtime::memory::{PageRun, SharedMemory};
-use pv_runtime::time::time_stamp_counter;
 
 use crate::block::{
     BlockDevice, IoError, Operation, Partition, SECTOR_SIZE, TABLE_SECTORS, partitions, transfer,
@@ -232,9 +231,8 @@ async fn serve_interface(switch: MachineSwitch, interrupts: Interrupts) {
     let counters = Rc::clone(switch.borrow().counters());
     let mut moderation = Moderation::default();
     loop {
-        let (start, ticks) = (now(), time_stamp_counter());
-        let round = switch.borrow_mut().serve_interface(start);
-        counters.ticks.set(counters.ticks.get() + time_stamp_counter().wrapping_sub(ticks));
+        let start = now();
+        let round = counters.cost.of_round(|| switch.borrow_mut().serve_interface(start));
         let wish = moderation.after_round(round.taken, start, now());
         if switch.borrow_mut().ask_for_frames(wish.count) {
             yield_now().await;

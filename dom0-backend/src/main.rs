@@ -14,7 +14,7 @@ use dom0_backend::archive::{self, Archive};
 use dom0_backend::backend;
 use dom0_backend::block::{BlockBackEnd, Images, VbdReport};
 use dom0_backend::machine::{Devices, Disk, Machine, check_disk, disk_partitions, start_devices};
-use dom0_backend::net::{NetworkBackEnd, VifReport};
+use dom0_backend::net::{CardReport, NetworkBackEnd, VifReport};
 use dom0_backend::pci::PciBackEnd;
 use dom0_backend::remote::{self, Place};
 use dom0_backend::store_service::StoreService;
@@ -159,6 +159,10 @@ impl DeviceReports for BackEnds {
 
     fn interfaces(&self) -> Vec<VifReport> {
         self.network.as_ref().map(|network| network.report()).unwrap_or_default()
+    }
+
+    fn card(&self) -> Option<CardReport> {
+        self.network.as_ref()?.card()
     }
 }
 

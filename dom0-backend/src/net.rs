@@ -21,7 +21,7 @@ mod vif;
 use device_drivers::net::frames;
 use device_drivers::net::{buffers, ethernet, headers, interface, offload};
 
-pub use back_end::{NetworkBackEnd, VifReport};
+pub use back_end::{CardReport, NetworkBackEnd, VifReport};
 pub use buffers::{BufferId, Buffers, FRAME_START, Piece};
 pub use counters::{SwitchCounters, VifCounters};
 pub use ethernet::{MacAddress, Vlan};

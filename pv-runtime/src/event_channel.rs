@@ -20,6 +20,7 @@ use hypercall_abi::physdev::{PhysdevEoi, PhysdevIrqStatusQuery, XENIRQSTAT_NEEDS
 use hypercall_abi::{DomainId, Errno, PhysicalIrq, Port, VcpuId};
 
 use crate::hypercall::{event_channel_op, physdev_op};
+use crate::time::time_stamp_counter;
 use crate::{kernel_local, shared_info};
 
 pub(crate) use pending::PendingEvents;
@@ -42,6 +43,10 @@ kernel_local! {
 }
 
 kernel_local! {
+    static NOTIFICATION_TICKS: Cell<u64> = Cell::new(0);
+}
+
+kernel_local! {
     static EVENTS: Cell<u64> = Cell::new(0);
 }
 
@@ -50,6 +55,9 @@ kernel_local! {
 pub struct EventCounters {
     /// Notifications sent: one hypercall each.
     pub notifications: u64,
+    /// Ticks of the time stamp counter from before each to after it: others may have run meanwhile, for who is woken may
+    /// have the CPU at once.
+    pub notification_ticks: u64,
     /// Events taken, over all ports.
     pub events: u64,
     /// Upcalls: how often an event ended a block.
@@ -57,9 +65,11 @@ pub struct EventCounters {
 }
 
 /// The counters' present values.
+#[inline]
 pub fn counters() -> EventCounters {
     EventCounters {
         notifications: NOTIFICATIONS.with(Cell::get),
+        notification_ticks: NOTIFICATION_TICKS.with(Cell::get),
         events: EVENTS.with(Cell::get),
         upcalls: crate::traps::upcalls(),
     }
@@ -204,8 +214,12 @@ impl EventChannel {
     /// `EINVAL` if the port has no other end.
     #[inline]
     pub fn notify(&self) -> Result<(), Errno> {
+        let start = time_stamp_counter();
+        let sent = event_channel_op(&mut EvtchnSend { port: self.port });
+        let ticks = time_stamp_counter().wrapping_sub(start);
         NOTIFICATIONS.with(|count| count.set(count.get() + 1));
-        event_channel_op(&mut EvtchnSend { port: self.port })
+        NOTIFICATION_TICKS.with(|total| total.set(total.get().wrapping_add(ticks)));
+        sent
     }
 
     /// Whether an event came since the last wait; if so, it counts as waited for.

@@ -6,11 +6,13 @@
 //! payload).
 
 mod copy;
+mod counters;
 mod error;
 mod mapping;
 mod table;
 
 pub use copy::{CopyBatch, CopyEnd};
+pub use counters::{GrantCounters, grant_counters};
 pub use error::GrantError;
 pub use mapping::{DeviceBatch, DeviceMapping, GrantMapping, map, map_device, map_pages};
 pub use table::{Grant, grant_access, grants_in_use};

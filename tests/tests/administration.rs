@@ -354,3 +354,45 @@ fn whichever_step_of_making_a_guest_fails_nothing_is_left() {
     assert!(steps >= 15, "{printed}");
     before.expect_same(&mut dom0, "500 guests");
 }
+
+/// The result of a command as a program gets it.
+fn facts(dom0: &mut Prompt, command: &str) -> serde_json::Value {
+    let printed = dom0.succeed(command);
+    let mut answer: serde_json::Value = serde_json::from_str(printed.trim()).expect("JSON");
+    answer["result"].take()
+}
+
+#[test]
+fn what_a_disk_costs_is_what_the_hypervisor_counted() {
+    let scratch = program::scratch();
+    let path = scratch.join("disk.img");
+    xtask::disk::create(&path, 16).expect("the scratch directory takes files");
+    let mut dom0 = Dom0::new().with(move |machine| machine.counts_instructions(true).disk(path)).start();
+    dom0.succeed("create web memory=16 disk=disk0");
+    dom0.succeed("guest-run web \"disk-hash 0 1M\"");
+    let before = facts(&mut dom0, "block-list --json")[0].take();
+    dom0.succeed("perf -r");
+    dom0.succeed("guest-run web \"disk-hash 0 4M\"");
+    let hypervisor = facts(&mut dom0, "perf --json");
+    let after = facts(&mut dom0, "block-list --json")[0].take();
+    let counted = |name: &str| hypervisor[name].as_u64().unwrap_or_else(|| panic!("{name}: {hypervisor}"));
+    let grown = |key: &str| match (after[key].as_u64(), before[key].as_u64()) {
+        (Some(after), Some(before)) => after - before,
+        _ => panic!("no {key} in {after}"),
+    };
+    assert_eq!(grown("read_kib"), 4096, "{after}");
+    assert_eq!(grown("grant_maps"), counted("domain 0 grant maps"), "{after}");
+    assert_eq!(
+        (grown("copies"), grown("bytes_copied")),
+        (counted("domain 0 grant copies"), counted("domain 0 bytes copied"))
+    );
+    // The rest is the console's, which has the guest's answer.
+    assert!((1..=counted("domain 0 events sent")).contains(&grown("events")), "{after}");
+    assert!((1..=counted("domain 1 events sent")).contains(&grown("events_received")), "{after}");
+    assert!(grown("hypercalls") < counted("hypercalls"), "{after}");
+    let (ticks, all) = (grown("ticks"), counted("domain 0 ticks") + counted("hypervisor ticks"));
+    assert!(grown("grant_ticks") < ticks && ticks < all, "{ticks} of {all}: {after}");
+    assert!(after["ticks_per_request"].as_u64() > Some(100), "{after}");
+    let shown = dom0.succeed("block-list");
+    assert!(shown.contains("ticks each") && shown.contains(" in grants"), "{shown}");
+}

@@ -155,20 +155,27 @@ impl From<CreateError> for Failure {
 /// Rows of facts: a table for people, a list of objects for programs.
 #[derive(Debug, Default, PartialEq)]
 pub struct Listing {
-    /// The head of each column, and the key of its fact.
+    /// The head of each column, and the key of its fact. One without a head is for programs only.
     columns: Vec<(&'static str, &'static str)>,
     rows: Vec<Vec<Value>>,
+    /// Where people see a second table begin, and how many of the first columns it repeats.
+    second: Option<(usize, usize)>,
 }
 
 impl Listing {
     /// A table of these columns: the head and the key of each.
     pub fn new(columns: &[(&'static str, &'static str)]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new() }
+        Self { columns: columns.to_vec(), ..Self::default() }
     }
 
     /// Adds a row. What is missing at its end stays empty.
     pub fn push(&mut self, row: Vec<Value>) {
         self.rows.push(row);
+    }
+
+    /// Shows people the columns from `first` on in a table of their own, behind the first `repeated` ones.
+    pub fn split(&mut self, first: usize, repeated: usize) {
+        self.second = Some((first, repeated));
     }
 
     /// How many rows there are.
@@ -183,9 +190,32 @@ impl Listing {
 
     /// The rows as they are shown, the head first.
     pub fn cells(&self) -> Vec<Vec<String>> {
-        let head = self.columns.iter().map(|(head, _)| (*head).to_owned()).collect();
-        let rows = self.rows.iter().map(|row| row.iter().map(shown).collect());
-        core::iter::once(head).chain(rows).collect()
+        self.cells_of(|_| true)
+    }
+
+    /// The cells of those columns that have a head and are wanted.
+    fn cells_of(&self, wanted: impl Fn(usize) -> bool) -> Vec<Vec<String>> {
+        let has_head = |place: usize| self.columns.get(place).is_some_and(|(head, _)| !head.is_empty());
+        let is_shown = |place: usize| wanted(place) && has_head(place);
+        let head = self.columns.iter().enumerate().filter(|(place, _)| is_shown(*place));
+        let head = head.map(|(_, (head, _))| (*head).to_owned()).collect();
+        let cells = |row: &Vec<Value>| {
+            let cells = row.iter().enumerate().filter(|(place, _)| is_shown(*place));
+            cells.map(|(_, cell)| shown(cell)).collect()
+        };
+        core::iter::once(head).chain(self.rows.iter().map(cells)).collect()
+    }
+
+    /// For people.
+    fn text(&self) -> String {
+        let Some((first, repeated)) = self.second else { return table(&self.cells()) };
+        let (above, mut below) =
+            (self.cells_of(|place| place < first), self.cells_of(|place| place < repeated || place >= first));
+        below.retain(|row| row.len() > repeated);
+        match below.len() {
+            0 | 1 => table(&above),
+            _ => format!("{}\n{}", table(&above), table(&below)),
+        }
     }
 
     /// Both forms.
@@ -195,7 +225,7 @@ impl Listing {
                 self.columns.iter().zip(row).map(|((_, key), fact)| ((*key).to_owned(), fact.clone()));
             Value::Object(facts.collect::<Map<_, _>>())
         };
-        Answer::new(table(&self.cells()), Value::Array(self.rows.iter().map(object).collect()))
+        Answer::new(self.text(), Value::Array(self.rows.iter().map(object).collect()))
     }
 }
 
@@ -238,6 +268,17 @@ mod tests {
             answer.json,
             json!([{ "name": "web", "id": 3 }, { "name": "b", "id": null, "more": "x" }])
         );
+    }
+
+    #[test]
+    fn a_listing_in_two_tables_is_one_list_for_programs() {
+        let mut listing = Listing::new(&[("Name", "name"), ("A", "a"), ("B", "b"), ("", "c"), ("D", "d")]);
+        listing.split(2, 1);
+        listing.push([json!("web"), json!(1), json!(2), json!(3), json!(4)].into());
+        listing.push([json!("b"), json!(5)].into());
+        let answer = listing.answer();
+        assert_eq!(answer.text, "Name  A\nweb   1\nb     5\n\nName  B  D\nweb   2  4\n");
+        assert_eq!(answer.json[0], json!({ "name": "web", "a": 1, "b": 2, "c": 3, "d": 4 }));
     }
 
     #[test]

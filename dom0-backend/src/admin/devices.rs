@@ -14,10 +14,12 @@ use pv_runtime::xenbus::domain_path;
 use serde_json::{Value, json};
 
 use super::answer::Listing;
+use super::listing::DOM0;
+use crate::backend::Amounts;
 use crate::block::VbdReport;
-use crate::net::VifReport;
+use crate::net::{CardReport, VifReport};
 use crate::store::Nodes;
-use crate::toolstack::Guest;
+use crate::toolstack::{Guest, SWITCH};
 
 /// What the back ends tell of devices that are connected.
 pub trait DeviceReports {
@@ -25,6 +27,8 @@ pub trait DeviceReports {
     fn disks(&self) -> Vec<VbdReport>;
     /// The guests' network interfaces.
     fn interfaces(&self) -> Vec<VifReport>;
+    /// The machine's own interface, if there is one.
+    fn card(&self) -> Option<CardReport>;
 }
 
 /// A kind of device, as it is listed.
@@ -35,6 +39,8 @@ struct Kind {
     keys: &'static [&'static str],
     /// What was counted: the head of the column, and the key for programs.
     counters: &'static [(&'static str, &'static str)],
+    /// What one request or packet cost, likewise.
+    each: [(&'static str, &'static str); 2],
     /// The columns in which `xl` shows devices of one guest.
     xl: &'static [(&'static str, &'static str)],
     /// The keys of the front end's directory in the last of these columns.
@@ -51,10 +57,8 @@ const DISK: Kind = Kind {
         ("KiB", "written_kib"),
         ("flushes", "flushes"),
         ("errors", "errors"),
-        ("rounds", "rounds"),
-        ("grant calls", "grant_calls"),
-        ("events", "events"),
     ],
+    each: [("ticks each", "ticks_per_request"), ("calls each", "hypercalls_per_request")],
     xl: &[
         ("Vdev", "vdev"),
         ("BE", "backend_domain"),
@@ -79,9 +83,8 @@ const INTERFACE: Kind = Kind {
         ("errors", "errors"),
         ("spoofed", "spoofed"),
         ("tagged", "tagged"),
-        ("rounds", "rounds"),
-        ("events", "events"),
     ],
+    each: [("ticks each", "ticks_per_packet"), ("calls each", "hypercalls_per_packet")],
     xl: &[
         ("Idx", "index"),
         ("BE", "backend_domain"),
@@ -95,8 +98,60 @@ const INTERFACE: Kind = Kind {
     rings: &["tx-ring-ref", "rx-ring-ref"],
 };
 
-/// A device by its guest and its number, and what was counted.
-type Counted = ((DomainId, u32), Vec<u64>);
+/// What serving a device cost: heads and keys.
+const COSTS: [(&str, &str); 10] = [
+    ("rounds", "rounds"),
+    ("calls", "hypercalls"),
+    ("", "grant_calls"),
+    ("maps", "grant_maps"),
+    ("copies", "copies"),
+    ("bytes copied", "bytes_copied"),
+    ("sent", "events"),
+    ("taken", "events_received"),
+    ("ticks", "ticks"),
+    ("in grants", "grant_ticks"),
+];
+
+/// A device by its guest and its number, what was counted, what serving it cost, and how many requests or packets share
+/// that.
+struct Counted {
+    place: (DomainId, u32),
+    values: Vec<Option<u64>>,
+    cost: Amounts,
+    count: u64,
+}
+
+impl Counted {
+    /// The cells of a row.
+    fn cells(&self) -> impl Iterator<Item = Value> + use<'_> {
+        let cost = &self.cost;
+        let costs = [
+            cost.rounds,
+            cost.hypercalls(),
+            cost.grant_calls,
+            cost.grant_maps,
+            cost.copies,
+            cost.bytes_copied,
+            cost.events_sent,
+            cost.events_received,
+            cost.ticks,
+            cost.grant_ticks,
+        ];
+        let each = [json!(whole_share(cost.ticks, self.count)), json!(share(cost.hypercalls(), self.count))];
+        self.values.iter().copied().chain(costs.map(Some)).map(|value| json!(value)).chain(each)
+    }
+}
+
+/// What each of `count` has of a total, to the nearest; none if there are none.
+pub(super) fn whole_share(total: u64, count: u64) -> Option<u64> {
+    (total + count / 2).checked_div(count)
+}
+
+/// The same with two places behind the point, as a text, for it is exact so.
+pub(super) fn share(total: u64, count: u64) -> Option<String> {
+    let hundredths = whole_share(total * 100, count)?;
+    Some(format!("{}.{:02}", hundredths / 100, hundredths % 100))
+}
 
 /// The list of disks.
 pub fn disks(nodes: &mut Nodes<'_>, guests: &[Rc<Guest>], reports: &dyn DeviceReports) -> Listing {
@@ -109,11 +164,13 @@ pub fn disks(nodes: &mut Nodes<'_>, guests: &[Rc<Guest>], reports: &dyn DeviceRe
             kibibytes(&counters.bytes_written),
             counters.flushes.get(),
             counters.errors.get(),
-            counters.rounds.get(),
-            counters.grant_calls.get(),
-            counters.notifications.get(),
         ];
-        ((report.guest, report.number), values.to_vec())
+        Counted {
+            place: (report.guest, report.number),
+            values: values.map(Some).to_vec(),
+            cost: counters.cost.get(),
+            count: counters.requests(),
+        }
     };
     list(&DISK, nodes, guests, &reports.disks().into_iter().map(counted).collect::<Vec<_>>())
 }
@@ -131,12 +188,36 @@ pub fn interfaces(nodes: &mut Nodes<'_>, guests: &[Rc<Guest>], reports: &dyn Dev
             counters.rx_errors.get() + counters.tx_errors.get(),
             counters.spoofed.get(),
             counters.tagged.get(),
-            counters.rounds.get(),
-            counters.notifications.get(),
         ];
-        ((report.guest, report.number), values.to_vec())
+        Counted {
+            place: (report.guest, report.number),
+            values: values.map(Some).to_vec(),
+            cost: counters.cost.get(),
+            count: counters.packets(),
+        }
     };
-    list(&INTERFACE, nodes, guests, &reports.interfaces().into_iter().map(counted).collect::<Vec<_>>())
+    let interfaces: Vec<_> = reports.interfaces().into_iter().map(counted).collect();
+    let mut listing = list(&INTERFACE, nodes, guests, &interfaces);
+    if let Some(card) = reports.card() {
+        listing.push(card_row(&card));
+    }
+    listing
+}
+
+/// The machine's own interface, which is domain 0's. Serving it is taking what comes in to its receivers; what guests send
+/// there is theirs.
+fn card_row(card: &CardReport) -> Vec<Value> {
+    let counters = &card.counters;
+    let mut values = [None; INTERFACE.counters.len()];
+    (values[0], values[2], values[4]) =
+        (Some(counters.received.get()), Some(counters.sent.get()), Some(counters.dropped.get()));
+    let place = (DomainId::ZERO, 0);
+    let counted =
+        Counted { place, values: values.to_vec(), cost: counters.cost.get(), count: counters.received.get() };
+    let address = json!(card.address.to_string());
+    let described =
+        [json!(DOM0), json!(0), Value::Null, address, json!(SWITCH), json!(""), Value::Null, Value::Null];
+    described.into_iter().chain(counted.cells()).collect()
 }
 
 /// The disks of some guests, as `xl` shows them.
@@ -162,13 +243,17 @@ fn list(kind: &Kind, nodes: &mut Nodes<'_>, guests: &[Rc<Guest>], counted: &[Cou
     columns.extend(kind.keys.iter().map(|key| (*key, *key)));
     columns.extend([("back end", "backend_state"), ("front end", "frontend_state")]);
     columns.extend(kind.counters);
+    let costs = columns.len();
+    columns.extend(COSTS.iter().chain(&kind.each));
     let mut listing = Listing::new(&columns);
+    // The guest, its number and the device's.
+    listing.split(costs, 3);
     for (guest, number, back) in devices(kind, nodes, guests) {
         let mut row = Vec::from([json!(guest.name()), json!(guest.domain.0)]);
         describe(nodes, &back, kind, &mut row);
         let place = number.parse().ok().map(|number| (guest.domain, number));
-        let values = counted.iter().find(|(known, _)| Some(*known) == place);
-        row.extend(values.iter().flat_map(|(_, values)| values.iter().map(|value| json!(value))));
+        let counted = counted.iter().find(|counted| Some(counted.place) == place);
+        row.extend(counted.iter().flat_map(|counted| counted.cells()));
         listing.push(row);
     }
     listing
@@ -245,6 +330,7 @@ fn state_name(number: &str) -> &'static str {
 pub(crate) mod tests {
     use super::*;
     use crate::block::BlockCounters;
+    use crate::net::{MacAddress, SwitchCounters};
     use crate::store::{Limits, Server};
     use crate::toolstack::{GuestConfiguration, Handle};
     use core::time::Duration;
@@ -260,6 +346,10 @@ pub(crate) mod tests {
         fn interfaces(&self) -> Vec<VifReport> {
             Vec::new()
         }
+
+        fn card(&self) -> Option<CardReport> {
+            None
+        }
     }
 
     struct OneDisk;
@@ -269,11 +359,18 @@ pub(crate) mod tests {
             let counters = Rc::new(BlockCounters::default());
             counters.reads.set(3);
             counters.bytes_read.set(12288);
+            counters.cost.of_round(|| ());
             Vec::from([VbdReport { guest: DomainId(4), number: 51712, counters }])
         }
 
         fn interfaces(&self) -> Vec<VifReport> {
             Vec::new()
+        }
+
+        fn card(&self) -> Option<CardReport> {
+            let counters = Rc::new(SwitchCounters::default());
+            counters.received.set(5);
+            Some(CardReport { address: MacAddress::new([2, 0, 0, 0, 0, 9]), counters })
         }
     }
 
@@ -307,11 +404,31 @@ pub(crate) mod tests {
         assert_eq!(rows[1][..7], ["web", "4", "xvda", "disk0", "w", "connected", "unknown"]);
         assert_eq!(rows[1][7..10], ["3", "12", "0"]);
         assert_eq!(rows[0].len(), rows[1].len());
-        let object = &listing.answer().json[0];
+        let answer = listing.answer();
+        assert!(answer.text.contains("\n\nGuest  ID  dev   rounds  calls"), "{}", answer.text);
+        let object = &answer.json[0];
+        assert_eq!((&object["rounds"], &object["hypercalls_per_request"]), (&json!(1), &json!("0.00")));
+        assert!(object["ticks_per_request"].is_u64() && object["grant_calls"] == 0, "{object}");
         assert_eq!(
             (&object["dev"], &object["read_kib"], &object["id"]),
             (&json!("xvda"), &json!(12), &json!(4))
         );
+    }
+
+    #[test]
+    fn what_each_costs_is_rounded_and_of_none_there_is_nothing() {
+        assert_eq!((whole_share(7, 2), whole_share(7, 3), whole_share(7, 0)), (Some(4), Some(2), None));
+        assert_eq!((share(1, 16).as_deref(), share(5, 2).as_deref()), (Some("0.06"), Some("2.50")));
+        assert_eq!(share(1, 0), None);
+    }
+
+    #[test]
+    fn the_machines_own_interface_is_listed_last() {
+        let listing = store().nodes(|nodes| interfaces(nodes, &[guest()], &OneDisk));
+        let card = &listing.answer().json[0];
+        assert_eq!((&card["guest"], &card["mac"]), (&json!("Domain-0"), &json!("02:00:00:00:00:09")));
+        assert_eq!((&card["rx_packets"], &card["rx_kib"]), (&json!(5), &Value::Null));
+        assert_eq!(card["ticks_per_packet"], json!(0));
     }
 
     #[test]

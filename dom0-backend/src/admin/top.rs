@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::answer::{Answer, Failure};
+use super::devices::{share, whole_share};
 use super::output;
+use crate::backend::Amounts;
 use crate::toolstack::control;
 
 /// Keys that end it: q and Ctrl-C.
@@ -33,6 +35,8 @@ struct Moved {
     ins: u64,
     out_kib: u64,
     outs: u64,
+    /// What serving it cost domain 0.
+    cost: Amounts,
 }
 
 /// What is known of a domain at a moment.
@@ -117,6 +121,7 @@ impl Admin {
                 ins: disk.counters.reads.get(),
                 out_kib: disk.counters.bytes_written.get() / 1024,
                 outs: disk.counters.writes.get(),
+                cost: disk.counters.cost.get(),
             });
             let interfaces = interfaces.iter().filter(|vif| vif.guest == info.domain).map(|vif| Moved {
                 name: format!("vif {}", vif.number),
@@ -124,6 +129,7 @@ impl Admin {
                 ins: vif.counters.rx_packets.get(),
                 out_kib: vif.counters.tx_bytes.get() / 1024,
                 outs: vif.counters.tx_packets.get(),
+                cost: vif.counters.cost.get(),
             });
             let seen = Seen {
                 name: domain.name(),
@@ -165,6 +171,16 @@ impl Round<'_> {
         seen.cpu_time.saturating_sub(earlier).saturating_mul(1000) / elapsed
     }
 
+    /// What each request or packet of a device cost in between.
+    fn each(&self, domain: DomainId, moved: &Moved) -> Each {
+        let earlier = self.before.domains.get(&domain).and_then(|seen| seen.device(&moved.name));
+        let none = Moved::default();
+        let earlier = earlier.unwrap_or(&none);
+        let count = (moved.ins + moved.outs).saturating_sub(earlier.ins + earlier.outs);
+        let spent = moved.cost - earlier.cost;
+        Each { ticks: whole_share(spent.ticks, count), hypercalls: share(spent.hypercalls(), count) }
+    }
+
     fn text(&self) -> String {
         let Look { at, free_mib, total_mib, cpus, domains } = self.after;
         let mut text = format!(
@@ -176,10 +192,10 @@ impl Round<'_> {
         for (domain, seen) in domains {
             text += &self.line(*domain, seen);
             for moved in &seen.interfaces {
-                text += &device_line(moved, ["rx", "tx"], "packets");
+                text += &device_line(moved, &self.each(*domain, moved), ["rx", "tx"]);
             }
             for moved in &seen.disks {
-                text += &device_line(moved, ["read", "written"], "requests");
+                text += &device_line(moved, &self.each(*domain, moved), ["read", "written"]);
             }
         }
         text
@@ -206,6 +222,9 @@ impl Round<'_> {
 
     fn facts(&self) -> Value {
         let domains = self.after.domains.iter().map(|(domain, seen)| {
+            let facts = |moved: &[Moved], ways, what| -> Vec<_> {
+                moved.iter().map(|moved| moved.facts(&self.each(*domain, moved), ways, what)).collect()
+            };
             json!({
                 "id": domain.0,
                 "name": seen.name,
@@ -214,8 +233,8 @@ impl Round<'_> {
                 "cpu_permille": self.permille(*domain, seen),
                 "memory_mib": seen.memory_mib,
                 "vcpus": seen.vcpus,
-                "vifs": seen.interfaces.iter().map(|moved| moved.facts(["rx", "tx"])).collect::<Vec<_>>(),
-                "vbds": seen.disks.iter().map(|moved| moved.facts(["read", "written"])).collect::<Vec<_>>(),
+                "vifs": facts(&seen.interfaces, ["rx", "tx"], "packet"),
+                "vbds": facts(&seen.disks, ["read", "written"], "request"),
             })
         });
         json!({
@@ -228,20 +247,43 @@ impl Round<'_> {
     }
 }
 
+/// What a request or a packet cost domain 0; none if there was none.
+struct Each {
+    ticks: Option<u64>,
+    hypercalls: Option<String>,
+}
+
+impl Seen {
+    /// The device of this name.
+    fn device(&self, name: &str) -> Option<&Moved> {
+        self.interfaces.iter().chain(&self.disks).find(|moved| moved.name == name)
+    }
+}
+
 impl Moved {
-    fn facts(&self, [ins, outs]: [&str; 2]) -> Value {
+    fn facts(&self, each: &Each, [ins, outs]: [&str; 2], what: &str) -> Value {
         let mut facts = json!({ "name": self.name });
         facts[ins] = json!(self.ins);
         facts[format!("{ins}_kib")] = json!(self.in_kib);
         facts[outs] = json!(self.outs);
         facts[format!("{outs}_kib")] = json!(self.out_kib);
+        facts["ticks"] = json!(self.cost.ticks);
+        facts["hypercalls"] = json!(self.cost.hypercalls());
+        facts[format!("ticks_per_{what}")] = json!(each.ticks);
+        facts[format!("hypercalls_per_{what}")] = json!(each.hypercalls);
         facts
     }
 }
 
-fn device_line(moved: &Moved, [ins, outs]: [&str; 2], what: &str) -> String {
-    let Moved { name, in_kib, ins: in_count, out_kib, outs: out_count } = moved;
-    format!("  {name:<10} {ins} {in_count} {what}, {in_kib} KiB; {outs} {out_count} {what}, {out_kib} KiB\n")
+fn device_line(moved: &Moved, each: &Each, [ins, outs]: [&str; 2]) -> String {
+    let Moved { name, in_kib, ins: in_count, out_kib, outs: out_count, .. } = moved;
+    let each = match each {
+        Each { ticks: Some(ticks), hypercalls: Some(calls) } => {
+            format!("; each {ticks} ticks, {calls} calls")
+        }
+        _ => String::new(),
+    };
+    format!("  {name:<10} {ins} {in_count} ({in_kib}K), {outs} {out_count} ({out_kib}K){each}\n")
 }
 
 /// A number of tenths.
@@ -254,7 +296,15 @@ mod tests {
     use super::*;
 
     fn look(seconds: u64, cpu_time: u64) -> Look {
-        let moved = |name: &str| Moved { name: name.into(), in_kib: 7, ins: 2, out_kib: 123_456, outs: 9 };
+        let cost = Amounts { ticks: seconds * 1000, grant_calls: seconds, ..Amounts::default() };
+        let moved = |name: &str| Moved {
+            name: name.into(),
+            in_kib: 7,
+            ins: 2,
+            out_kib: 123_456,
+            outs: seconds * 16,
+            cost,
+        };
         let seen = Seen {
             name: "a-guest-with-a-long-name".into(),
             state: "-b----".into(),
@@ -281,6 +331,10 @@ mod tests {
         let line = "a-guest-with-  12 -b----     1.5  25.0     64    1     14 246912      7 123456";
         assert_eq!(text.lines().nth(2), Some(line));
         assert_eq!(text.lines().count(), 6);
+        let device = "  vif 1      rx 2 (7K), tx 192 (123456K); each 63 ticks, 0.06 calls";
+        assert_eq!(text.lines().nth(4), Some(device));
+        let idle = Round { before: &after, after: &after }.text();
+        assert!(idle.contains("(123456K)\n"), "{idle}");
     }
 
     #[test]
@@ -289,6 +343,8 @@ mod tests {
         let facts = Round { before: &before, after: &after }.facts();
         assert_eq!(facts["domains"][0]["cpu_permille"], json!(100));
         assert_eq!(facts["domains"][0]["vifs"][1]["tx_kib"], json!(123_456));
+        assert_eq!(facts["domains"][0]["vbds"][0]["ticks_per_request"], json!(63));
+        assert_eq!(facts["domains"][0]["vifs"][0]["hypercalls_per_packet"], json!("0.06"));
         assert_eq!(facts["free_mib"], json!(800));
     }
 }

@@ -23,6 +23,8 @@ pub struct FakeHypervisor {
     pub copy_calls: Cell<usize>,
     /// Copies made.
     pub copies: Cell<usize>,
+    /// Hypercalls that map for devices, or unmap.
+    pub map_calls: Cell<usize>,
     /// Grants that are mapped for devices at present.
     pub device_maps: Cell<usize>,
 }

@@ -11,13 +11,12 @@ use hypercall_abi::io::blkif::{VDISK_READONLY, key};
 use hypercall_abi::io::protocols::XEN_IO_PROTO_ABI_X86_64;
 use hypercall_abi::{DomainId, Errno, GrantReference, Port};
 use pv_runtime::event_channel::EventChannel;
-use pv_runtime::executor::{JoinHandle, Signal, select, spawn, yield_now};
+use pv_runtime::executor::{Either, JoinHandle, Signal, select, spawn, yield_now};
 use pv_runtime::grant::{CopyBatch, GrantAccess, GrantMapping, map_pages};
-use pv_runtime::time::time_stamp_counter;
 use pv_runtime::xenbus::Device;
-use ring::BackRing;
+use ring::{BackRing, Corrupt};
 
-use super::counters::{BlockCounters, add};
+use super::counters::BlockCounters;
 use super::data_path::{CopyPath, DataPath, DirectPath};
 use super::device::{BlockDevice, Completions, Geometry, SECTOR_SIZE};
 use super::image::Images;
@@ -264,20 +263,11 @@ async fn serve<D: DataPath>(
 ) {
     let completions = Rc::clone(vbd.completions());
     while !state.is_ending.get() {
-        let start = time_stamp_counter();
-        let round = vbd.round();
-        add(&counters.ticks, time_stamp_counter().wrapping_sub(start));
-        match round {
-            Ok(round) => {
-                if round.notify.needed() {
-                    add(&counters.notifications, 1);
-                    // Fails only if the guest closed its end, and then it misses nothing.
-                    let _ = channel.notify();
-                }
-                if round.has_more {
-                    yield_now().await;
-                } else {
-                    select(channel.wait(), completions.wait()).await;
+        match counters.cost.of_round(|| round(&mut vbd, &channel)) {
+            Ok(true) => yield_now().await,
+            Ok(false) => {
+                if let Either::First(()) = select(channel.wait(), completions.wait()).await {
+                    counters.cost.note_event();
                 }
             }
             Err(corrupt) => {
@@ -289,6 +279,16 @@ async fn serve<D: DataPath>(
     while !vbd.wind_down() {
         completions.wait().await;
     }
+}
+
+/// Does a round, and sends the event that it calls for. Says whether there is more to do at once.
+fn round<D: DataPath>(vbd: &mut Vbd<GrantMapping, D>, channel: &EventChannel) -> Result<bool, Corrupt> {
+    let round = vbd.round()?;
+    if round.notify.needed() {
+        // Fails only if the guest closed its end, and then it misses nothing.
+        let _ = channel.notify();
+    }
+    Ok(round.has_more)
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use core::cell::Cell;
 use hypercall_abi::io::blkif::{BLKIF_OP_READ, BLKIF_OP_WRITE, BLKIF_RSP_OKAY};
 
 use super::request::Request;
+use crate::backend::Cost;
 
-/// Numbers since the guest connected. Hypercalls are counted where they are made, so that the cost of a
-/// request can be read off.
+/// Numbers since the guest connected.
 #[derive(Debug, Default)]
 pub struct BlockCounters {
     /// Requests that read.
@@ -24,17 +24,16 @@ pub struct BlockCounters {
     pub errors: Cell<u64>,
     /// Pages that devices were let at, or that were copied.
     pub pages: Cell<u64>,
-    /// Rounds: each maps, unmaps, submits and answers at most once, whatever the number of requests.
-    pub rounds: Cell<u64>,
-    /// Hypercalls for maps, unmaps and copies.
-    pub grant_calls: Cell<u64>,
-    /// Events sent to the guest.
-    pub notifications: Cell<u64>,
-    /// Ticks of the time stamp counter that the rounds took, hypercalls included.
-    pub ticks: Cell<u64>,
+    /// What its rounds cost. Each maps, unmaps, submits and answers at most once, whatever the number of requests.
+    pub cost: Cost,
 }
 
 impl BlockCounters {
+    /// Requests of all kinds.
+    pub fn requests(&self) -> u64 {
+        self.reads.get() + self.writes.get() + self.flushes.get()
+    }
+
     /// Counts a request that was well-formed.
     #[inline]
     pub fn note_accepted<L>(&self, request: &Request<L>) {

@@ -27,7 +27,7 @@ use pv_runtime::memory::{PageRun, SharedMemory};
 use ring::{BackRing, Blkif, Corrupt, NotifyPeer, RingMemory};
 use zerocopy::IntoBytes;
 
-use super::counters::{BlockCounters, add};
+use super::counters::BlockCounters;
 use super::data_path::DataPath;
 use super::device::{BlockDevice, Completions, IoError, Operation, Outcome, SubmitError, Ticket};
 use super::request::{Need, Rejection, Request, Rules, Spares, Table};
@@ -144,7 +144,6 @@ impl<M: RingMemory, D: DataPath> Vbd<M, D> {
     /// [`Corrupt`] if the guest broke the ring. Nothing more is to be had from it then: see
     /// [`wind_down`](Self::wind_down).
     pub fn round(&mut self) -> Result<Round, Corrupt> {
-        add(&self.counters.rounds, 1);
         self.collect_outcomes();
         self.take_requests()?;
         self.load_tables();
@@ -236,7 +235,6 @@ impl<M: RingMemory, D: DataPath> Vbd<M, D> {
         if self.wanted_tables.is_empty() {
             return;
         }
-        add(&self.counters.grant_calls, 1);
         self.path.copies().submit();
         let wanted = core::mem::take(&mut self.wanted_tables);
         // Backwards, so that the positions of the others stay what they are when one is taken out.
@@ -273,7 +271,6 @@ impl<M: RingMemory, D: DataPath> Vbd<M, D> {
         if self.fresh.is_empty() {
             return;
         }
-        add(&self.counters.grant_calls, 1);
         self.path.attach(self.guest, &mut self.fresh);
         for request in self.fresh.drain(..) {
             self.counters.note_accepted(&request);
@@ -345,7 +342,6 @@ impl<M: RingMemory, D: DataPath> Vbd<M, D> {
         if self.done.is_empty() {
             return;
         }
-        add(&self.counters.grant_calls, 1);
         self.path.detach(self.guest, &mut self.done);
         for request in self.done.drain(..) {
             self.counters.note_answered(&request);

@@ -12,14 +12,16 @@ use core::time::Duration;
 use hypercall_abi::io::netif::key;
 use hypercall_abi::{DomainId, GrantReference, Port};
 use pv_runtime::event_channel::EventChannel;
-use pv_runtime::executor::{JoinHandle, Notify, Signal, now, select4, sleep_until, spawn, yield_now};
+use pv_runtime::executor::{
+    Either4, JoinHandle, Notify, Signal, now, select4, sleep_until, spawn, yield_now,
+};
 use pv_runtime::grant::{GrantAccess, GrantMapping, map};
-use pv_runtime::time::time_stamp_counter;
 use pv_runtime::xenbus::Device;
 use ring::BackRing;
 
-use super::counters::{VifCounters, add};
+use super::counters::{SwitchCounters, VifCounters};
 use super::ethernet::{MacAddress, Vlan};
+use super::interface::Interface;
 use super::mac_table::PortId;
 use super::moderation::Moderation;
 use super::offload::Capabilities;
@@ -57,6 +59,15 @@ pub struct VifReport {
     pub counters: Rc<VifCounters>,
 }
 
+/// The machine's own interface, for those who watch.
+#[derive(Clone, Debug)]
+pub struct CardReport {
+    /// Its address.
+    pub address: MacAddress,
+    /// What it and the switch did.
+    pub counters: Rc<SwitchCounters>,
+}
+
 type Connected = Rc<RefCell<BTreeMap<(DomainId, u32), (PortId, Rc<VifCounters>)>>>;
 
 /// The back end for all guests' interfaces at one switch.
@@ -86,6 +97,13 @@ impl<P: Platform> NetworkBackEnd<P> {
             counters: Rc::clone(counters),
         });
         entries.collect()
+    }
+
+    /// The machine's own interface, if there is one.
+    pub fn card(&self) -> Option<CardReport> {
+        let switch = self.switch.borrow();
+        let address = switch.interface()?.address();
+        Some(CardReport { address, counters: Rc::clone(switch.counters()) })
     }
 }
 
@@ -291,10 +309,9 @@ impl<P: Platform> VifTask<P> {
 
     /// Does a round, and says until when to wait at most; `None` if there is more to do at once.
     fn round(&self, moderation: &mut Moderation) -> Result<Option<Option<Duration>>, TxFault> {
-        let (start, ticks) = (now(), time_stamp_counter());
+        let start = now();
         let mut switch = self.switch.borrow_mut();
-        let round = switch.serve_guest(self.port, start)?;
-        add(&self.counters.ticks, time_stamp_counter().wrapping_sub(ticks));
+        let round = self.counters.cost.of_round(|| switch.serve_guest(self.port, start))?;
         let wish = moderation.after_round(round.taken, start, now());
         if switch.ask_for_packets(self.port, wish.count)? {
             return Ok(None);
@@ -317,7 +334,11 @@ impl<P: Platform> VifTask<P> {
                 None => pending().await,
             }
         };
-        select4(self.tx_channel.wait(), rx_event, self.bell.wait(), time).await;
+        if let Either4::First(()) | Either4::Second(()) =
+            select4(self.tx_channel.wait(), rx_event, self.bell.wait(), time).await
+        {
+            self.counters.cost.note_event();
+        }
     }
 }
 

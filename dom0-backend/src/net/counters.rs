@@ -2,6 +2,8 @@
 
 use core::cell::Cell;
 
+use crate::backend::Cost;
+
 /// Numbers of one guest's interface since it connected. *tx* is what the guest sends, *rx* what it receives.
 #[derive(Debug, Default)]
 pub struct VifCounters {
@@ -23,23 +25,20 @@ pub struct VifCounters {
     pub rx_errors: Cell<u64>,
     /// Packets for the guest that were dropped because it did not take them in time.
     pub rx_dropped: Cell<u64>,
-    /// Events sent to the guest.
-    pub notifications: Cell<u64>,
-    /// Rounds of work that the guest or a packet for it gave rise to.
-    pub rounds: Cell<u64>,
-    /// Ticks of the time stamp counter that these rounds took, hypercalls included.
-    pub ticks: Cell<u64>,
+    /// What the rounds cost that the guest gave rise to. They take what it sends all the way to its receivers.
+    pub cost: Cost,
+}
+
+impl VifCounters {
+    /// Packets in both directions.
+    pub fn packets(&self) -> u64 {
+        self.tx_packets.get() + self.rx_packets.get()
+    }
 }
 
 /// Numbers of the switch as a whole.
 #[derive(Debug, Default)]
 pub struct SwitchCounters {
-    /// Hypercalls that copied.
-    pub copy_calls: Cell<u64>,
-    /// Ticks of the time stamp counter that they took.
-    pub copy_ticks: Cell<u64>,
-    /// Copies that they made.
-    pub copies: Cell<u64>,
     /// Packets that went to all ports of their virtual network.
     pub flooded: Cell<u64>,
     /// Packets that were cut into segments here.
@@ -52,8 +51,8 @@ pub struct SwitchCounters {
     pub sent: Cell<u64>,
     /// Frames received by it.
     pub received: Cell<u64>,
-    /// Ticks of the time stamp counter that serving it took, hypercalls included.
-    pub ticks: Cell<u64>,
+    /// What serving it cost. What comes in is taken all the way to its receivers.
+    pub cost: Cost,
 }
 
 /// Adds to a counter.

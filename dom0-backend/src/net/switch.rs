@@ -37,13 +37,12 @@ use core::time::Duration;
 
 use hypercall_abi::io::netif::NETIF_RSP_DROPPED;
 use pv_runtime::executor::Notify;
-use pv_runtime::time::time_stamp_counter;
 use ring::RingMemory;
 
 use self::deliver::{Delivery, Sending};
 use self::fetch::Taken;
 use self::rework::{Rework, Reworking};
-use super::counters::{SwitchCounters, add};
+use super::counters::SwitchCounters;
 use super::ethernet::{MacAddress, Vlan};
 use super::interface::Interface;
 use super::mac_table::{MacTable, PortId};
@@ -218,7 +217,6 @@ impl<P: Platform> Switch<P> {
         self.forward();
         self.commit();
         let Some(vif) = self.guest_mut(port) else { return Ok(Round::default()) };
-        add(&vif.counters().rounds, 1);
         if let Some(fault) = vif.fault() {
             return Err(fault);
         }
@@ -325,7 +323,7 @@ impl<P: Platform> Switch<P> {
                 if port == WIRE { self.plan_sendings() } else { self.plan_deliveries(port) }
             }
             self.plan_reworks();
-            submit(&mut self.copies, &self.counters);
+            submit(&mut self.copies);
             self.finish_deliveries();
             self.finish_sendings();
             // Plans new copies: what was changed goes on its way.
@@ -385,13 +383,8 @@ impl<P: Platform> Switch<P> {
 }
 
 /// Makes the copies of a batch.
-fn submit(copies: &mut impl GrantCopy, counters: &SwitchCounters) {
-    if copies.is_empty() {
-        return;
+fn submit(copies: &mut impl GrantCopy) {
+    if !copies.is_empty() {
+        copies.submit();
     }
-    add(&counters.copy_calls, 1);
-    add(&counters.copies, copies.len() as u64);
-    let start = time_stamp_counter();
-    copies.submit();
-    add(&counters.copy_ticks, time_stamp_counter().wrapping_sub(start));
 }

@@ -496,16 +496,14 @@ impl<M: RingMemory, C: Channel> Vif<M, C> {
         if !core::mem::take(&mut self.has_answers) {
             return;
         }
-        let Connection { tx, rx, tx_channel, rx_channel, counters, .. } = &mut self.connection;
+        let Connection { tx, rx, tx_channel, rx_channel, .. } = &mut self.connection;
         let (tx_wants, rx_wants) = (tx.commit_responses().needed(), rx.commit_responses().needed());
         let shares = rx_channel.is_none();
         if tx_wants || (rx_wants && shares) {
             tx_channel.notify();
-            add(&counters.notifications, 1);
         }
         if let (true, Some(channel)) = (rx_wants, rx_channel) {
             channel.notify();
-            add(&counters.notifications, 1);
         }
     }
 

@@ -66,7 +66,7 @@ pub use guest::{Fate, Guest, Stage};
 pub use handle::Handle;
 pub use hot_plug::{Plug, PlugError};
 pub use lifecycle::ShutdownRequest;
-pub use nic::{GuestNic, MacAddress, NicError};
+pub use nic::{GuestNic, MacAddress, NicError, SWITCH};
 pub use pci::{GuestPci, PciError};
 pub use processors::{PinError, PinOrder};
 pub use watch::look_after_guests;

@@ -9,7 +9,7 @@ use hypercall_abi::grant_table::{
 use hypercall_abi::{DomainId, Errno, GrantReference, MachineFrame, PAGE_SIZE};
 
 use super::GrantError;
-use crate::hypercall::grant_table_op;
+use super::counters::{counted_op, note_bytes};
 use crate::memory::{SharedMemory, machine_frame_of};
 
 /// Where a copy starts or ends: a page and an offset in it.
@@ -64,17 +64,20 @@ impl CopyEnd {
 pub struct CopyBatch {
     operations: Vec<GnttabCopy>,
     submitted: usize,
+    /// Bytes of the copies that were not submitted yet.
+    bytes: u64,
 }
 
 impl CopyBatch {
     /// An empty batch.
     pub const fn new() -> Self {
-        Self { operations: Vec::new(), submitted: 0 }
+        Self { operations: Vec::new(), submitted: 0, bytes: 0 }
     }
 
     /// Adds a copy of `length` bytes. Neither side may reach beyond its page. Returns its index.
     #[inline]
     pub fn push(&mut self, source: CopyEnd, destination: CopyEnd, length: u16) -> usize {
+        self.bytes += u64::from(length);
         let (source, source_flag) = source.encode(GNTCOPY_SOURCE_GREF);
         let (dest, dest_flag) = destination.encode(GNTCOPY_DEST_GREF);
         self.operations.push(GnttabCopy {
@@ -106,9 +109,10 @@ impl CopyBatch {
             return;
         }
         // SAFETY: only pages that the pushes named are written; whoever named them vouched for them.
-        if let Err(errno) = unsafe { grant_table_op(new) } {
+        if let Err(errno) = unsafe { counted_op(new) } {
             log::error!("{} copies were not all made: {errno}", new.len());
         }
+        note_bytes(core::mem::take(&mut self.bytes));
         self.submitted = self.operations.len();
     }
 
@@ -135,7 +139,7 @@ impl CopyBatch {
     #[inline]
     pub fn clear(&mut self) {
         self.operations.clear();
-        self.submitted = 0;
+        (self.submitted, self.bytes) = (0, 0);
     }
 }
 

@@ -10,8 +10,8 @@ use core::sync::atomic::AtomicU32;
 use hypercall_abi::grant_table::*;
 use hypercall_abi::{DomainId, Errno, GrantReference, PAGE_SIZE};
 
+use super::counters::counted_op;
 use super::{GrantAccess, GrantError};
-use crate::hypercall::grant_table_op;
 use crate::memory::{AddressRange, SharedMemory};
 
 /// The flag for an access.
@@ -56,7 +56,7 @@ pub fn map_pages(
         .map(|(host_addr, reference)| map_operation(domain, *reference, flags, host_addr))
         .collect();
     // SAFETY: the addresses are those of the range, which maps nothing yet.
-    let outcome = unsafe { grant_table_op(&mut operations) };
+    let outcome = unsafe { counted_op(&mut operations) };
     let mut mapping = GrantMapping { range, handles: Vec::new(), writable: access == GrantAccess::ReadWrite };
     let mapped = operations.iter().filter(|operation| operation.status == GNTST_OKAY);
     mapping.handles.extend(mapped.map(|operation| (operation.host_addr, operation.handle)));
@@ -124,7 +124,7 @@ impl Drop for GrantMapping {
             return;
         }
         // SAFETY: only this mapping, which is going away, uses the addresses.
-        let outcome = unsafe { grant_table_op(&mut operations) };
+        let outcome = unsafe { counted_op(&mut operations) };
         if outcome.is_err() || operations.iter().any(|operation| operation.status != GNTST_OKAY) {
             log::error!("{} granted pages cannot be unmapped", operations.len());
             self.range.leak();
@@ -171,7 +171,7 @@ impl DeviceBatch {
     pub fn map(&mut self) -> impl Iterator<Item = Result<DeviceMapping, GrantError>> + use<'_> {
         if !self.maps.is_empty() {
             // SAFETY: nothing is mapped at any address.
-            if let Err(errno) = unsafe { grant_table_op(&mut self.maps) } {
+            if let Err(errno) = unsafe { counted_op(&mut self.maps) } {
                 log::error!("{} granted pages were not all made known to devices: {errno}", self.maps.len());
             }
         }
@@ -223,7 +223,7 @@ fn finish_device_unmap(operations: &mut [GnttabUnmapGrantRef]) {
         return;
     }
     // SAFETY: the operations name no addresses of this domain.
-    let outcome = unsafe { grant_table_op(operations) };
+    let outcome = unsafe { counted_op(operations) };
     if outcome.is_err() || operations.iter().any(|operation| operation.status != GNTST_OKAY) {
         log::error!("a granted page cannot be withdrawn from devices");
     }

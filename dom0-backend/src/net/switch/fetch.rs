@@ -63,7 +63,7 @@ impl<P: Platform> Switch<P> {
             }
             taken.push(Taken { index, own: copy, first_copy, end_copy: fetches.len() });
         }
-        submit(fetches, &self.counters);
+        submit(fetches);
         self.taken.len() as u32
     }
 
