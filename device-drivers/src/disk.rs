@@ -4,8 +4,10 @@
 //! one [`Completions`] and are taken in batches; whether a device completes at once or out of order makes no
 //! difference.
 
+mod error_log;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod watch;
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -14,6 +16,9 @@ use core::fmt;
 use core::task::{Context, Poll};
 
 use pv_runtime::executor::Notify;
+
+pub use error_log::{ErrorLog, Extent};
+pub use watch::{PATIENCE, Tick, Watch};
 
 /// Bytes in a sector, the unit of all positions and sizes on disks, whatever size a disk's own blocks have.
 pub const SECTOR_SIZE: u32 = 512;

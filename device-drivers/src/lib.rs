@@ -13,9 +13,14 @@ extern crate alloc;
 
 pub mod disk;
 pub mod net;
+pub mod nvme;
 pub mod pci;
+pub mod registers;
+mod setup_error;
 #[cfg(target_os = "none")]
 pub mod start;
 pub mod virtio;
 pub mod virtio_blk;
 pub mod virtio_net;
+
+pub use setup_error::SetupError;

@@ -1,14 +1,15 @@
 //! Starting a device that was found: its interrupts, its registers, its driver, and the task that answers it.
 
-use alloc::rc::Rc;
+mod disks;
 
-use pv_runtime::executor::{Either, select, spawn};
+use alloc::rc::Rc;
 
 use crate::net::Interface;
 use crate::pci::{Address, Bus, COMMAND_MEMORY, Interrupt, Msix, change_command};
 use crate::virtio::{MappedRegisters, SetupError, connect};
-use crate::virtio_blk::{self, VirtioBlk};
 use crate::virtio_net::{self, Offloads, VirtioNet};
+
+pub use disks::{DiskDriver, DiskKind, FoundDisk, start_disks};
 
 /// The interrupts of a device, one for each use or fewer.
 #[derive(Clone, Debug)]
@@ -43,38 +44,10 @@ impl Interrupts {
 
 /// What every device interrupts for.
 const CONFIGURATION: usize = 0;
-/// What a disk interrupts for.
-const REQUESTS: usize = 1;
 /// The interrupt of a network card for received frames.
 pub const RECEIVE: usize = 1;
 /// The interrupt of a network card for sent frames.
 pub const SEND: usize = 2;
-
-/// Starts a virtio disk.
-///
-/// # Errors
-///
-/// [`SetupError`].
-pub fn virtio_disk(bus: &impl Bus, address: Address) -> Result<Rc<VirtioBlk<MappedRegisters>>, SetupError> {
-    let interrupts = Interrupts::bind(bus, address, 2)?;
-    let transport = connect(bus, address)?;
-    let vectors = virtio_blk::Vectors {
-        configuration: interrupts.entry(CONFIGURATION),
-        requests: interrupts.entry(REQUESTS),
-    };
-    let disk = Rc::new(VirtioBlk::start(transport, vectors)?);
-    spawn(serve_disk(Rc::clone(&disk), interrupts));
-    Ok(disk)
-}
-
-async fn serve_disk(disk: Rc<VirtioBlk<MappedRegisters>>, interrupts: Interrupts) {
-    loop {
-        if let Either::First(()) = select(interrupts.wait(CONFIGURATION), interrupts.wait(REQUESTS)).await {
-            disk.check_health();
-        }
-        disk.take_completions();
-    }
-}
 
 /// A network card and its interrupts, for whose answering its user cares.
 pub type NetworkCard = (VirtioNet<MappedRegisters>, Interrupts);

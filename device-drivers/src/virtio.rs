@@ -4,7 +4,7 @@
 //!   layout      capabilities in configuration space say where the registers are
 //!   transport   reset, features, queues, doorbells: the registers
 //!   queue       the split virtqueue: how requests go out and completions come back
-//!   mapped      registers and queues in real memory
+//!   mapped      a transport over real registers
 //! ```
 //!
 //! A device is on the other side of a fence much like a guest is: what it writes is read once and checked
@@ -18,15 +18,17 @@ mod layout;
 #[cfg(target_os = "none")]
 mod mapped;
 mod queue;
-mod registers;
 mod transport;
 
-pub use error::{DeviceFault, SetupError};
+#[cfg(target_os = "none")]
+pub use crate::registers::MappedRegisters;
+pub use crate::registers::Registers;
+pub use crate::setup_error::SetupError;
+pub use error::DeviceFault;
 pub use layout::{DeviceKind, Layout, Region};
 #[cfg(target_os = "none")]
-pub use mapped::{MappedRegisters, connect, reset};
+pub use mapped::{connect, reset};
 pub use queue::{
     Buffer, DESCRIPTOR_WORDS, NotifyDevice, QUEUE_SIZE_MAX, QueueFull, Used, Virtqueue, write_in_table,
 };
-pub use registers::Registers;
 pub use transport::{Doorbell, NO_VECTOR, QueueAddresses, Transport, feature};

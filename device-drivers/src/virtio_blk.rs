@@ -165,15 +165,31 @@ impl<R: Registers> VirtioBlk<R> {
         }
     }
 
+    /// Ends its use: the device is reset, what is under way fails, and what comes is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError::Stuck`] if it does not stop. What is under way stays so for ever, for it may still use the memory.
+    pub fn shut_down(&self) -> Result<(), SetupError> {
+        let stopped = self.stop();
+        self.room.ring_all();
+        stopped
+    }
+
     /// Stops the device and fails everything. If it cannot be stopped, its requests stay in flight for ever,
     /// for it may still write where they said.
     fn give_up(&self) {
+        if let Err(error) = self.stop() {
+            log::error!("a disk cannot be stopped, its requests are lost: {error}");
+        }
+    }
+
+    fn stop(&self) -> Result<(), SetupError> {
         let mut requests = self.requests.borrow_mut();
         requests.is_given_up = true;
-        match self.transport.reset() {
-            Ok(()) => requests.fail_all(),
-            Err(error) => log::error!("a disk cannot be stopped, its requests are lost: {error}"),
-        }
+        self.transport.reset()?;
+        requests.fail_all();
+        Ok(())
     }
 
     /// The text that identifies the disk, which whoever made it chose. Empty if the device has none.

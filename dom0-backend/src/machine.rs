@@ -3,6 +3,7 @@
 //!
 //! A device that cannot be started is passed over with a message; the others work without it.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
@@ -25,7 +26,9 @@ use crate::net::{Channel, Moderation, Platform, Switch};
 use crate::pci::{PciFunctions, Use};
 use crate::remote::Card;
 use device_drivers::pci::{Address, ConfigPorts, Function, Reset, report, scan};
-use device_drivers::start::{Interrupts, RECEIVE, SEND, virtio_disk, virtio_network_card};
+use device_drivers::start::{
+    DiskDriver, DiskKind, FoundDisk, Interrupts, RECEIVE, SEND, start_disks, virtio_network_card,
+};
 use device_drivers::virtio::{DeviceKind, MappedRegisters, SetupError};
 use device_drivers::virtio_net::{Offloads, VirtioNet};
 
@@ -76,6 +79,8 @@ pub struct Devices {
     pub management: Option<Rc<ManagementCard>>,
     /// All PCI functions, and what is done with each.
     pub functions: Rc<PciFunctions>,
+    /// What drives the disks, by the function that does it.
+    pub drivers: BTreeMap<Address, DiskDriver>,
     /// Network cards that were found.
     cards: usize,
 }
@@ -115,9 +120,9 @@ async fn start(
     devices: &mut Devices,
 ) -> Use {
     let address = function.address;
-    let started = match DeviceKind::of(function) {
-        Some(DeviceKind::BLOCK) => start_disk(config, address, devices).await,
-        Some(DeviceKind::NETWORK) => {
+    let started = match (DiskKind::of(function), DeviceKind::of(function)) {
+        (Some(kind), _) => start_disk(config, address, kind, devices).await,
+        (None, Some(DeviceKind::NETWORK)) => {
             let name = format!("nic{}", devices.cards);
             devices.cards += 1;
             if management == Some(name.as_str()) {
@@ -172,20 +177,29 @@ pub async fn disk_partitions(disk: &Disk) -> Result<Vec<Partition>, IoError> {
     Ok(partitions(&start, sectors))
 }
 
+/// Starts the disks of a function; what they are called.
 async fn start_disk(
     config: &ConfigPorts,
     address: Address,
+    kind: DiskKind,
     devices: &mut Devices,
 ) -> Result<Option<String>, SetupError> {
-    let disk = virtio_disk(config, address)?;
-    let name = format!("disk{}", devices.disks.len());
-    let geometry = disk.geometry();
-    let identity = disk.identify().await.unwrap_or_default();
+    let driver = start_disks(config, address, kind).await?;
+    let first = devices.disks.len();
+    devices.disks.extend((first..).zip(&driver.disks).map(|(number, found)| disk(number, found, address)));
+    devices.drivers.insert(address, driver);
+    let names: Vec<_> = devices.disks[first..].iter().map(|disk| disk.name.as_str()).collect();
+    Ok((!names.is_empty()).then(|| names.join(" and ")))
+}
+
+fn disk(number: usize, found: &FoundDisk, address: Address) -> Disk {
+    let name = format!("disk{number}");
+    let FoundDisk { device, identity } = found;
+    let geometry = device.geometry();
     let megabytes = geometry.sectors / (1024 * 1024 / u64::from(SECTOR_SIZE));
     let access = if geometry.is_read_only { "read-only" } else { "read and write" };
     log::info!("{name} at {address}: {megabytes} MiB, {access}, {identity:?}");
-    devices.disks.push(Disk { name: name.clone(), device: disk });
-    Ok(Some(name))
+    Disk { name, device: Rc::clone(device) }
 }
 
 fn start_interface(

@@ -155,21 +155,21 @@ pub struct PciDriver<F> {
     front: Option<Rc<PciFront>>,
 }
 
-impl<F: FnMut(&PciFront)> PciDriver<F> {
+impl<F: AsyncFnMut(&PciFront)> PciDriver<F> {
     /// A driver that calls `found` when it is connected.
     pub fn new(found: F) -> Self {
         Self { found, front: None }
     }
 }
 
-impl<F: FnMut(&PciFront)> Driver for PciDriver<F> {
+impl<F: AsyncFnMut(&PciFront)> Driver for PciDriver<F> {
     async fn connect(&mut self, device: &Device) -> Result<(), ConnectError> {
         let front = Rc::new(PciFront::new(device)?);
         device.store().transaction(async |transaction| front.publish(device, transaction).await).await?;
         device.switch_state(XenbusState::Initialised).await?;
         wait_until_connected(device).await?;
         device.switch_state(XenbusState::Connected).await?;
-        (self.found)(&front);
+        (self.found)(&front).await;
         self.front = Some(front);
         Ok(())
     }

@@ -20,11 +20,16 @@ fn empty_disk() -> (Scratch, PathBuf) {
     (scratch, path)
 }
 
+/// The kinds of disks that our guest has drivers for, as QEMU calls them.
+const VIRTIO: &str = "virtio-blk-pci,disable-legacy=on";
+const NVME: &str = "nvme,serial=given";
+
 /// A machine with a disk at [`PLACE`] that is kept for guests.
-fn machine(disk: &Path) -> Dom0 {
+fn machine(disk: &Path, kind: &str) -> Dom0 {
     let file = format!("file,node-name=given,filename={}", disk.display());
+    let device = format!("{kind},drive=given,addr=0x10");
     Dom0::new().own_words(&format!("noguest hide={PLACE}")).with(move |machine| {
-        [["-blockdev", &file], ["-device", "virtio-blk-pci,drive=given,disable-legacy=on,addr=0x10"]]
+        [["-blockdev", &file], ["-device", &device]]
             .as_flattened()
             .iter()
             .fold(machine, |machine, word| machine.argument(*word))
@@ -40,10 +45,19 @@ fn ledger(dom0: &mut Prompt) -> Ledger {
 
 #[test]
 fn a_guest_drives_a_disk_that_was_given_to_it_and_gives_it_back() {
+    drives_and_gives_back(VIRTIO);
+}
+
+#[test]
+fn a_guest_drives_an_nvme_disk_that_was_given_to_it_and_gives_it_back() {
+    drives_and_gives_back(NVME);
+}
+
+fn drives_and_gives_back(kind: &str) {
     let (_scratch, disk) = empty_disk();
     let (seed, length) = (seed(), 8 * MIB);
     let expected = data(seed, length);
-    let mut dom0 = machine(&disk).start();
+    let mut dom0 = machine(&disk, kind).start();
     assert_eq!(dom0.succeed("pci-assignable-list").trim(), format!("0000:{PLACE}"));
     let before = ledger(&mut dom0);
     dom0.succeed(&format!("create a pci={PLACE},permissive=1"));
@@ -67,7 +81,7 @@ fn a_device_is_not_given_to_whom_it_should_not() {
     let (_scratch, disk) = empty_disk();
     let second = disk.with_file_name("second.img");
     disk::create(&second, SIZE_MIB).expect("the scratch directory takes files");
-    let mut dom0 = machine(&disk).with(move |machine| machine.disk(second)).start();
+    let mut dom0 = machine(&disk, VIRTIO).with(move |machine| machine.disk(second)).start();
     let before = ledger(&mut dom0);
     for (setting, complaint) in [
         ("00:1e.0,permissive=1", "the machine has no PCI device 00:1e.0"),
@@ -98,9 +112,18 @@ fn a_device_is_not_given_to_whom_it_should_not() {
 
 #[test]
 fn memory_of_a_guest_that_is_killed_with_requests_under_way_is_not_used_before_the_device_is_quiet() {
+    is_quiet_before_memory_is_used(VIRTIO);
+}
+
+#[test]
+fn memory_of_a_guest_that_is_killed_with_requests_at_nvme_is_not_used_before_the_device_is_quiet() {
+    is_quiet_before_memory_is_used(NVME);
+}
+
+fn is_quiet_before_memory_is_used(kind: &str) {
     let (_scratch, disk) = empty_disk();
     let seed = seed();
-    let mut dom0 = machine(&disk).start();
+    let mut dom0 = machine(&disk, kind).start();
     let before = ledger(&mut dom0);
     for round in 0..4 {
         dom0.succeed(&format!("create a memory=64 pci={PLACE},permissive=1"));

@@ -14,6 +14,7 @@ mod isolation;
 mod linux;
 mod network;
 mod nonsense;
+mod nvme;
 mod own_kernel;
 mod peer;
 mod processors;

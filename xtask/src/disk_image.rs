@@ -1,4 +1,5 @@
-//! A disk file that a user names: `FILE`, or `FILE,ro` for one that is only read.
+//! A disk file that a user names: `FILE`, with `,ro` behind it for one that is only read, and `,nvme` for one behind an
+//! NVMe controller.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -6,10 +7,14 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::machine::DiskKind;
+
 /// What a disk's size is a multiple of, in bytes.
 const SECTOR: u64 = 512;
 /// What is behind the name of a file that is only read.
 const READ_ONLY: &str = ",ro";
+/// What is behind the name of a file that is an NVMe disk.
+const NVME: &str = ",nvme";
 
 /// A raw disk file, and what may be done with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,23 +23,37 @@ pub struct DiskImage {
     pub path: PathBuf,
     /// Whether it is only read.
     pub is_read_only: bool,
+    /// What the machine has it behind.
+    pub kind: DiskKind,
 }
 
 impl FromStr for DiskImage {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match text.strip_suffix(READ_ONLY) {
-            Some(path) => Self { path: path.into(), is_read_only: true },
-            None => Self { path: text.into(), is_read_only: false },
-        })
+        let mut image = Self::writable("");
+        let mut rest = text;
+        loop {
+            if let Some(path) = rest.strip_suffix(READ_ONLY) {
+                (image.is_read_only, rest) = (true, path);
+            } else if let Some(path) = rest.strip_suffix(NVME) {
+                (image.kind, rest) = (DiskKind::Nvme, path);
+            } else {
+                return Ok(Self { path: rest.into(), ..image });
+            }
+        }
     }
 }
 
 impl DiskImage {
     /// A disk file that is also written.
     pub fn writable(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), is_read_only: false }
+        Self { path: path.into(), is_read_only: false, kind: DiskKind::Virtio }
+    }
+
+    /// A disk file that is only read.
+    pub fn read_only(path: impl Into<PathBuf>) -> Self {
+        Self { is_read_only: true, ..Self::writable(path) }
     }
 
     /// Makes sure that the file can be a disk and can be used as asked.
@@ -103,7 +122,11 @@ mod tests {
     #[test]
     fn a_file_is_written_unless_told_otherwise() {
         assert_eq!(parsed("/d/a,b.img"), DiskImage::writable("/d/a,b.img"));
-        assert_eq!(parsed("a.img,ro"), DiskImage { path: "a.img".into(), is_read_only: true });
+        assert_eq!(parsed("a.img,ro"), DiskImage::read_only("a.img"));
+        let nvme = DiskImage { kind: DiskKind::Nvme, ..DiskImage::writable("a.img") };
+        assert_eq!(parsed("a.img,nvme"), nvme);
+        let both = DiskImage { is_read_only: true, ..nvme };
+        assert_eq!([parsed("a.img,nvme,ro"), parsed("a.img,ro,nvme")], [both.clone(), both]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::command;
+use crate::disk_image::DiskImage;
 use crate::qemu::{self, Uefi};
 
 mod exit;
@@ -37,11 +38,32 @@ enum Boot {
     Disc { image: PathBuf, uefi: Option<Uefi> },
 }
 
-/// A disk file behind a virtio block device.
+/// What a machine has a disk behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskKind {
+    /// A virtio block device.
+    #[default]
+    Virtio,
+    /// An NVM Express controller of its own.
+    Nvme,
+}
+
+/// A disk file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Disk {
     path: PathBuf,
     options: &'static str,
+    kind: DiskKind,
+}
+
+impl Disk {
+    /// The device in QEMU's notation, for the disk of this number.
+    fn device(&self, index: usize) -> String {
+        match self.kind {
+            DiskKind::Virtio => format!("virtio-blk-pci,drive=disk{index},disable-legacy=on"),
+            DiskKind::Nvme => format!("nvme,drive=disk{index},serial=disk{index}"),
+        }
+    }
 }
 
 /// The description of a virtual machine.
@@ -129,21 +151,34 @@ impl Machine {
     }
 
     /// Adds a disk; what the machine writes stays in the file.
-    pub fn disk(mut self, path: impl Into<PathBuf>) -> Self {
-        self.disks.push(Disk { path: path.into(), options: "" });
-        self
+    pub fn disk(self, path: impl Into<PathBuf>) -> Self {
+        self.disk_of(DiskKind::Virtio, path)
+    }
+
+    /// Adds a disk of this kind; what the machine writes stays in the file.
+    pub fn disk_of(self, kind: DiskKind, path: impl Into<PathBuf>) -> Self {
+        self.add_disk(kind, path, "")
     }
 
     /// Adds a disk; what the machine writes is forgotten when it ends.
-    pub fn temporary_disk(mut self, path: impl Into<PathBuf>) -> Self {
-        self.disks.push(Disk { path: path.into(), options: ",snapshot=on" });
-        self
+    pub fn temporary_disk(self, path: impl Into<PathBuf>) -> Self {
+        self.add_disk(DiskKind::Virtio, path, ",snapshot=on")
     }
 
     /// Adds a disk that the machine can only read.
-    pub fn read_only_disk(mut self, path: impl Into<PathBuf>) -> Self {
-        self.disks.push(Disk { path: path.into(), options: ",readonly=on" });
+    pub fn read_only_disk(self, path: impl Into<PathBuf>) -> Self {
+        self.add_disk(DiskKind::Virtio, path, ",readonly=on")
+    }
+
+    fn add_disk(mut self, kind: DiskKind, path: impl Into<PathBuf>, options: &'static str) -> Self {
+        self.disks.push(Disk { path: path.into(), options, kind });
         self
+    }
+
+    /// Adds a disk that a user has named.
+    pub fn disk_image(self, image: &DiskImage) -> Self {
+        let options = if image.is_read_only { ",readonly=on" } else { "" };
+        self.add_disk(image.kind, &image.path, options)
     }
 
     /// Adds a network card, connected to a QEMU back end such as `user` or
@@ -179,7 +214,7 @@ impl Machine {
         for (index, disk) in self.disks.iter().enumerate() {
             let drive = format!("if=none,id=disk{index},format=raw{},file=", disk.options);
             list.pair("-drive", option_with_path(&drive, &disk.path));
-            list.pair("-device", format!("virtio-blk-pci,drive=disk{index},disable-legacy=on"));
+            list.pair("-device", disk.device(index));
         }
         for (index, network) in self.networks.iter().enumerate() {
             list.pair("-netdev", format!("{network},id=net{index}"));
@@ -355,6 +390,16 @@ mod tests {
         assert!(line.contains("id=disk2,format=raw,readonly=on,file=c"), "{line}");
         assert!(line.contains("id=disk1,format=raw,snapshot=on,file=b"), "{line}");
         assert!(line.contains("drive=disk1") && line.contains("netdev=net1"), "{line}");
+    }
+
+    #[test]
+    fn a_disk_may_be_behind_a_controller_of_its_own() {
+        let Ok(image) = "a,nvme,ro".parse();
+        let line = line(&Machine::with_kernel("k").disk("b").disk_image(&image));
+        assert!(
+            line.contains("id=disk1,format=raw,readonly=on,file=a -device nvme,drive=disk1,serial=disk1"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -70,8 +70,8 @@ pub struct Options {
     #[arg(long = "cpus", alias = "smp", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub smp: u32,
     /// Raw disk file for domain 0 [default: work/disk.img, made if missing], or with --kernel or --debian for the guest;
-    /// ",ro" for one that is only read; may be given several times.
-    #[arg(long, value_name = "FILE[,ro]")]
+    /// ",ro" for one that is only read, ",nvme" for one behind an NVMe controller; may be given several times.
+    #[arg(long, value_name = "FILE[,ro][,nvme]")]
     pub disk: Vec<DiskImage>,
     /// Forward a port of this computer, as in QEMU: tcp::2222-:22; may be given several times.
     #[arg(long, value_name = "RULE")]
@@ -152,7 +152,7 @@ fn run_guest(workspace: &Workspace, mut guest: Guest, options: &Options, consent
     if !options.exec.is_empty() {
         let path = scratch.join("commands");
         fs::write(&path, commands).context("cannot write the commands")?;
-        guest.disks.push(DiskImage { path, is_read_only: true });
+        guest.disks.push(DiskImage::read_only(path));
     }
     let guest = guest.check()?;
     setup::ensure(workspace, consent)?;
@@ -284,10 +284,7 @@ impl Options {
     /// The machine with what holds for all that can run in it.
     fn complete(&self, machine: Machine, disks: &[DiskImage]) -> Machine {
         let machine = machine.processors(self.smp).counts_instructions(self.icount);
-        let machine = disks.iter().fold(machine, |machine, disk| match disk.is_read_only {
-            true => machine.read_only_disk(&disk.path),
-            false => machine.disk(&disk.path),
-        });
+        let machine = disks.iter().fold(machine, Machine::disk_image);
         match time_limit(self, io::stdin().is_terminal()) {
             Some(limit) => machine.time_limit(limit),
             None => machine,
@@ -508,7 +505,7 @@ mod tests {
             (guest.command_line.as_str(), guest.memory_mib, guest.vcpus, guest.nics),
             ("a b", 256, 1, 2)
         );
-        assert_eq!(guest.disks, [DiskImage { path: "d".into(), is_read_only: true }]);
+        assert_eq!(guest.disks, [DiskImage::read_only("d")]);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use hypercall_abi::{MachineFrame, PAGE_SIZE};
 use pv_runtime::memory::{BuilderPage, SharedMemory};
 
 use super::queue::Buffer;
-use super::registers::Registers;
 use super::transport::QueueAddresses;
+use crate::registers::Registers;
 
 /// A window of this length is taken for the registers that all virtio devices have.
 const COMMON_LENGTH: usize = 56;

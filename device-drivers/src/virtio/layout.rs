@@ -1,7 +1,7 @@
 //! Where a virtio device's registers are: what its vendor capabilities in configuration space say.
 
-use super::error::SetupError;
 use crate::pci::{Address, CAPABILITY_VENDOR, Capability, ConfigSpace, Function, capabilities, memory_range};
+use crate::setup_error::SetupError;
 
 const VENDOR: u16 = 0x1af4;
 /// Device identifiers from here on are this plus the kind.

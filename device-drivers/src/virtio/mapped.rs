@@ -1,64 +1,13 @@
-//! Registers in the machine's memory, and a transport over them.
+//! A transport over registers in the machine's memory.
 
-use pv_runtime::memory::{Mapping, map_device_memory};
-
-use super::error::SetupError;
 use super::layout::{Layout, Region};
-use super::registers::Registers;
 use super::transport::Transport;
 use crate::pci::{Address, COMMAND_BUS_MASTER, COMMAND_MEMORY, ConfigSpace, change_command};
+use crate::registers::MappedRegisters;
+use crate::setup_error::SetupError;
 
-/// A region of device registers, mapped.
-#[derive(Debug)]
-pub struct MappedRegisters {
-    mapping: Mapping,
-    /// Where the region starts in the mapping, which starts with a page.
-    start: usize,
-    length: usize,
-}
-
-impl MappedRegisters {
-    fn map(region: Region) -> Result<Self, SetupError> {
-        let length = region.length as usize;
-        let mapping = map_device_memory(region.address, length)?;
-        Ok(Self { mapping, start: (region.address % hypercall_abi::PAGE_SIZE as u64) as usize, length })
-    }
-}
-
-impl Registers for MappedRegisters {
-    fn length(&self) -> usize {
-        self.length
-    }
-
-    #[inline]
-    fn read_u8(&self, offset: usize) -> u8 {
-        self.mapping.read_u8(self.start + offset)
-    }
-
-    #[inline]
-    fn read_u16(&self, offset: usize) -> u16 {
-        self.mapping.read_u16(self.start + offset)
-    }
-
-    #[inline]
-    fn read_u32(&self, offset: usize) -> u32 {
-        self.mapping.read_u32(self.start + offset)
-    }
-
-    #[inline]
-    fn write_u8(&self, offset: usize, value: u8) {
-        self.mapping.write_u8(self.start + offset, value);
-    }
-
-    #[inline]
-    fn write_u16(&self, offset: usize, value: u16) {
-        self.mapping.write_u16(self.start + offset, value);
-    }
-
-    #[inline]
-    fn write_u32(&self, offset: usize, value: u32) {
-        self.mapping.write_u32(self.start + offset, value);
-    }
+fn map(region: Region) -> Result<MappedRegisters, SetupError> {
+    MappedRegisters::map(region.address, region.length as usize)
 }
 
 /// Resets a device that may not use the bus: afterwards it knows no memory of anybody's.
@@ -69,8 +18,8 @@ impl Registers for MappedRegisters {
 pub fn reset(config: &impl ConfigSpace, function: Address) -> Result<(), SetupError> {
     let layout = Layout::find(config, function)?;
     change_command(config, function, COMMAND_MEMORY, 0);
-    let common = MappedRegisters::map(layout.common)?;
-    let notify = MappedRegisters::map(layout.notify)?;
+    let common = map(layout.common)?;
+    let notify = map(layout.notify)?;
     Transport::begin(common, notify, layout.notify_multiplier, None)?.reset()
 }
 
@@ -85,8 +34,8 @@ pub fn connect(
 ) -> Result<Transport<MappedRegisters>, SetupError> {
     let layout = Layout::find(config, function)?;
     change_command(config, function, COMMAND_MEMORY | COMMAND_BUS_MASTER, 0);
-    let device = layout.device.map(MappedRegisters::map).transpose()?;
-    let common = MappedRegisters::map(layout.common)?;
-    let notify = MappedRegisters::map(layout.notify)?;
+    let device = layout.device.map(map).transpose()?;
+    let common = map(layout.common)?;
+    let notify = map(layout.notify)?;
     Transport::begin(common, notify, layout.notify_multiplier, device)
 }

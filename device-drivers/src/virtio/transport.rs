@@ -4,9 +4,9 @@
 //! [`begin`](Transport::begin), [`negotiate`](Transport::negotiate), [`start_queue`](Transport::start_queue)
 //! for each queue, [`finish`](Transport::finish).
 
-use super::error::SetupError;
 use super::queue::QUEUE_SIZE_MAX;
-use super::registers::Registers;
+use crate::registers::Registers;
+use crate::setup_error::SetupError;
 
 /// Feature bits that concern the transport.
 pub mod feature {

@@ -16,9 +16,8 @@ use pv_runtime::xenbus::{Device, Store, StoreError};
 use {
     crate::block::OwnedDisk,
     crate::pci::{PciDriver, PciFront},
-    device_drivers::pci::{Bus, ConfigPorts, Function, scan},
-    device_drivers::start::virtio_disk,
-    device_drivers::virtio::DeviceKind,
+    device_drivers::pci::{Bus, ConfigPorts, scan},
+    device_drivers::start::{self, DiskKind},
     hypercall_abi::Errno,
     pv_runtime::executor::Notify,
 };
@@ -91,7 +90,7 @@ impl Machine {
         }
         #[cfg(target_os = "none")]
         if info.is_initial_domain
-            && let Err(errno) = machine.find_own_disks()
+            && let Err(errno) = machine.find_own_disks().await
         {
             log::error!("the machine's devices cannot be reached: {errno}");
         }
@@ -134,8 +133,8 @@ impl Machine {
         let Ok(device) = Device::frontend(store, "pci", 0).await else { return };
         let (disks, is_up) = (self.disks.clone(), Rc::new(Notify::new()));
         let up = Rc::clone(&is_up);
-        let driver = PciDriver::new(move |bus: &PciFront| {
-            start_disks(&disks, bus);
+        let driver = PciDriver::new(async move |bus: &PciFront| {
+            start_disks(&disks, bus).await;
             up.ring();
         });
         spawn(async move { lifecycle::run(&device, driver).await });
@@ -146,8 +145,8 @@ impl Machine {
 
     /// Starts the disks that this domain drives itself, for there is nobody else.
     #[cfg(target_os = "none")]
-    fn find_own_disks(&self) -> Result<(), Errno> {
-        start_disks(&self.disks, &ConfigPorts::open()?);
+    async fn find_own_disks(&self) -> Result<(), Errno> {
+        start_disks(&self.disks, &ConfigPorts::open()?).await;
         Ok(())
     }
 
@@ -206,11 +205,16 @@ impl Machine {
 
 /// Starts every disk on a bus.
 #[cfg(target_os = "none")]
-fn start_disks(disks: &Disks, bus: &impl Bus) {
-    let is_disk = |function: &&Function| DeviceKind::of(function) == Some(DeviceKind::BLOCK);
-    for (number, function) in (0..).zip(scan(bus).iter().filter(is_disk)) {
-        match virtio_disk(bus, function.address) {
-            Ok(device) => drop(spawn(OwnedDisk::new(&disks.add(number), device).run())),
+async fn start_disks(disks: &Disks, bus: &impl Bus) {
+    let mut numbers = 0..;
+    for function in scan(bus) {
+        let Some(kind) = DiskKind::of(&function) else { continue };
+        match start::start_disks(bus, function.address, kind).await {
+            Ok(driver) => {
+                for (found, number) in driver.disks.into_iter().zip(numbers.by_ref()) {
+                    spawn(OwnedDisk::new(&disks.add(number), found.device).run());
+                }
+            }
             Err(error) => log::error!("{}: not started: {error}", function.address),
         }
     }
