@@ -42,8 +42,8 @@ impl Interrupts {
     }
 }
 
-/// What every device interrupts for.
-const CONFIGURATION: usize = 0;
+/// What every device interrupts for: its configuration has changed. Of a network card that is its link.
+pub const CONFIGURATION: usize = 0;
 /// The interrupt of a network card for received frames.
 pub const RECEIVE: usize = 1;
 /// The interrupt of a network card for sent frames.

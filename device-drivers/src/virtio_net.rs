@@ -124,15 +124,6 @@ impl<R: Registers> VirtioNet<R> {
         Ok(Self { transport, features, address, receive, send, chain: Vec::new(), is_given_up: false })
     }
 
-    /// Whether there is a cable, as far as the device says.
-    pub fn link_is_up(&self) -> bool {
-        let status = || {
-            self.transport
-                .read_configuration(STATUS_REGISTER + 2, |registers| registers.read_u16(STATUS_REGISTER))
-        };
-        self.features & STATUS == 0 || status().is_ok_and(|status| status & STATUS_LINK_UP != 0)
-    }
-
     /// Whether the device has met an error that only a reset mends.
     pub fn needs_reset(&self) -> bool {
         self.transport.needs_reset()
@@ -265,6 +256,14 @@ impl<R: Registers> Interface for VirtioNet<R> {
             segmentation_v6: self.has(HOST_TSO6),
         };
         capabilities.consistent()
+    }
+
+    fn link_is_up(&self) -> bool {
+        let status = || {
+            self.transport
+                .read_configuration(STATUS_REGISTER + 2, |registers| registers.read_u16(STATUS_REGISTER))
+        };
+        !self.has(STATUS) || status().is_ok_and(|status| status & STATUS_LINK_UP != 0)
     }
 
     #[inline]

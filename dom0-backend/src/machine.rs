@@ -15,7 +15,7 @@ use core::sync::atomic::Ordering;
 
 use hypercall_abi::{Errno, PAGE_SIZE};
 use pv_runtime::event_channel::EventChannel;
-use pv_runtime::executor::{now, select, select4, sleep_until, spawn, yield_now};
+use pv_runtime::executor::{Either, now, select, select4, sleep_until, spawn, yield_now};
 use pv_runtime::grant::{CopyBatch, GrantMapping};
 use pv_runtime::memory::{PageRun, SharedMemory};
 
@@ -27,7 +27,8 @@ use crate::pci::{PciFunctions, Use};
 use crate::remote::Card;
 use device_drivers::pci::{Address, ConfigPorts, Function, Reset, report, scan};
 use device_drivers::start::{
-    DiskDriver, DiskKind, FoundDisk, Interrupts, RECEIVE, SEND, start_disks, virtio_network_card,
+    CONFIGURATION, DiskDriver, DiskKind, FoundDisk, Interrupts, RECEIVE, SEND, start_disks,
+    virtio_network_card,
 };
 use device_drivers::virtio::{DeviceKind, MappedRegisters, SetupError};
 use device_drivers::virtio_net::{Offloads, VirtioNet};
@@ -220,6 +221,15 @@ fn start_interface(
     Ok(Some("the switch's network card".into()))
 }
 
+/// Notes whether the switch's network card has a link.
+fn look_at_link(switch: &MachineSwitch) {
+    match switch.borrow_mut().look_at_link() {
+        Some(true) => log::warn!("the switch's network card has a link again"),
+        Some(false) => log::warn!("the switch's network card has no link"),
+        None => {}
+    }
+}
+
 /// Starts a card for dom0 itself. What comes and goes there is little, so it is done without the card's help.
 fn start_management(
     config: &ConfigPorts,
@@ -258,6 +268,9 @@ async fn serve_interface(switch: MachineSwitch, interrupts: Interrupts) {
                 None => pending().await,
             }
         };
-        select4(interrupts.wait(RECEIVE), interrupts.wait(SEND), bell.wait(), time).await;
+        let work = select4(interrupts.wait(RECEIVE), interrupts.wait(SEND), bell.wait(), time);
+        if let Either::First(()) = select(interrupts.wait(CONFIGURATION), work).await {
+            look_at_link(&switch);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tests::pattern::{data, seed, sha256};
 use tests::service::{drain, echo, free_port, source, web_server};
-use tests::{Dom0, Prompt};
+use tests::{Dom0, Prompt, QemuControl};
 
 /// This computer, as a guest sees it.
 const HERE: &str = "10.0.2.2";
@@ -81,6 +81,52 @@ fn two_guests_talk_to_each_other_and_to_the_outside() {
     assert!(received.contains(&format!("received {} bytes, {sum}", 2 * MIB)), "{received}");
     dom0.succeed("destroy b");
     echo(ports[0], b"still here", SOON).unwrap();
+}
+
+/// Somebody pulls the cable: guests still have each other, nobody waits for what cannot go out, and it all goes on when the
+/// cable is back.
+#[test]
+fn a_link_goes_down_and_comes_back() {
+    let (port, control) = (free_port(), QemuControl::new());
+    let machine = Dom0::new().network(&[(port, "10.0.2.51", 7)]).with(control.attach());
+    let mut dom0 = machine.start();
+    create(&mut dom0, "a", "10.0.2.51");
+    create(&mut dom0, "b", "10.0.2.52");
+    echo(port, &data(seed(), 10_000), SOON).unwrap();
+    assert_eq!(card(&mut dom0)["backend_state"], "link");
+
+    set_link(&mut dom0, &control, false, "the switch's network card has no link");
+    assert_eq!(card(&mut dom0)["backend_state"], "no link");
+    let before = card(&mut dom0)["dropped"].as_u64();
+    let printed = dom0.run(&format!("guest-run a http-get http://{HERE}:{}/", free_port()));
+    assert!(printed.starts_with("error: "), "{printed}");
+    assert!(card(&mut dom0)["dropped"].as_u64() > before, "{}", dom0.run("network-list"));
+    dom0.succeed("send a \"tcp-receive listen 9000 100K 77\"");
+    let sent = dom0.succeed("guest-run b tcp-send 10.0.2.51 9000 100K 77");
+    assert!(sent.contains(&sha256(&data(77, 100 << 10))), "{sent}");
+
+    set_link(&mut dom0, &control, true, "the switch's network card has a link again");
+    assert_eq!(card(&mut dom0)["backend_state"], "link");
+    echo(port, &data(seed(), 10_000), SOON).unwrap();
+    let file = data(seed(), MIB);
+    let expected = format!("{} bytes, sha256 {}\n", file.len(), sha256(&file));
+    let server = web_server(file);
+    assert_eq!(dom0.succeed(&format!("guest-run b http-get http://{HERE}:{}/file", server.port)), expected);
+}
+
+/// Pulls the cable or plugs it in, while domain 0 executes a command, so that its log does not come between prompts.
+fn set_link(dom0: &mut Prompt, control: &QemuControl, is_up: bool, told: &str) {
+    dom0.type_line("sleep 2");
+    control.set_link(is_up);
+    dom0.wait_for(told);
+    dom0.wait_for("dom0> ");
+}
+
+/// What domain 0 says of the machine's own network card.
+fn card(dom0: &mut Prompt) -> serde_json::Value {
+    let answer: serde_json::Value = serde_json::from_str(&dom0.succeed("network-list --json")).unwrap();
+    let interfaces = answer["result"].as_array().cloned().unwrap_or_default();
+    interfaces.into_iter().find(|interface| interface["guest"] == "Domain-0").expect("it is listed")
 }
 
 #[test]

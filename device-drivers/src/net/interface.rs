@@ -41,6 +41,9 @@ pub trait Interface {
     /// What it can do for frames that it sends.
     fn capabilities(&self) -> Capabilities;
 
+    /// Whether there is a link, as far as the interface knows; asks the device.
+    fn link_is_up(&self) -> bool;
+
     /// How many pieces can be sent now, over all frames.
     fn send_room(&self) -> usize;
 

@@ -209,14 +209,16 @@ pub fn interfaces(nodes: &mut Nodes<'_>, guests: &[Rc<Guest>], reports: &dyn Dev
 fn card_row(card: &CardReport) -> Vec<Value> {
     let counters = &card.counters;
     let mut values = [None; INTERFACE.counters.len()];
+    let dropped = counters.dropped.get() + counters.unlinked.get();
     (values[0], values[2], values[4]) =
-        (Some(counters.received.get()), Some(counters.sent.get()), Some(counters.dropped.get()));
+        (Some(counters.received.get()), Some(counters.sent.get()), Some(dropped));
     let place = (DomainId::ZERO, 0);
     let counted =
         Counted { place, values: values.to_vec(), cost: counters.cost.get(), count: counters.received.get() };
     let address = json!(card.address.to_string());
+    let link = if card.has_link { "link" } else { "no link" };
     let described =
-        [json!(DOM0), json!(0), Value::Null, address, json!(SWITCH), json!(""), Value::Null, Value::Null];
+        [json!(DOM0), json!(0), Value::Null, address, json!(SWITCH), json!(""), json!(link), Value::Null];
     described.into_iter().chain(counted.cells()).collect()
 }
 
@@ -370,7 +372,9 @@ pub(crate) mod tests {
         fn card(&self) -> Option<CardReport> {
             let counters = Rc::new(SwitchCounters::default());
             counters.received.set(5);
-            Some(CardReport { address: MacAddress::new([2, 0, 0, 0, 0, 9]), counters })
+            counters.dropped.set(1);
+            counters.unlinked.set(2);
+            Some(CardReport { address: MacAddress::new([2, 0, 0, 0, 0, 9]), has_link: false, counters })
         }
     }
 
@@ -428,6 +432,7 @@ pub(crate) mod tests {
         let card = &listing.answer().json[0];
         assert_eq!((&card["guest"], &card["mac"]), (&json!("Domain-0"), &json!("02:00:00:00:00:09")));
         assert_eq!((&card["rx_packets"], &card["rx_kib"]), (&json!(5), &Value::Null));
+        assert_eq!((&card["backend_state"], &card["dropped"]), (&json!("no link"), &json!(3)));
         assert_eq!(card["ticks_per_packet"], json!(0));
     }
 

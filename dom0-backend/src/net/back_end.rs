@@ -64,6 +64,8 @@ pub struct VifReport {
 pub struct CardReport {
     /// Its address.
     pub address: MacAddress,
+    /// Whether it has a link.
+    pub has_link: bool,
     /// What it and the switch did.
     pub counters: Rc<SwitchCounters>,
 }
@@ -103,7 +105,7 @@ impl<P: Platform> NetworkBackEnd<P> {
     pub fn card(&self) -> Option<CardReport> {
         let switch = self.switch.borrow();
         let address = switch.interface()?.address();
-        Some(CardReport { address, counters: Rc::clone(switch.counters()) })
+        Some(CardReport { address, has_link: switch.has_link(), counters: Rc::clone(switch.counters()) })
     }
 }
 

@@ -47,6 +47,8 @@ pub struct SwitchCounters {
     pub checksums: Cell<u64>,
     /// Packets that nobody could be given: no place, no buffers, or headers that make no sense.
     pub dropped: Cell<u64>,
+    /// Frames for the machine's interface that were dropped while it had no link.
+    pub unlinked: Cell<u64>,
     /// Frames sent by the machine's interface.
     pub sent: Cell<u64>,
     /// Frames received by it.

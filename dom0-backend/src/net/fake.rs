@@ -46,6 +46,7 @@ pub struct Wire {
     /// Whether frames are sent at once.
     pub is_instant: Cell<bool>,
     pub room: Cell<usize>,
+    pub is_unplugged: Cell<bool>,
     done: RefCell<VecDeque<u16>>,
     offered: RefCell<VecDeque<BufferId>>,
     incoming: RefCell<VecDeque<(Vec<u8>, Offload)>>,
@@ -81,6 +82,10 @@ impl Interface for FakeInterface {
 
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities.get()
+    }
+
+    fn link_is_up(&self) -> bool {
+        !self.0.is_unplugged.get()
     }
 
     fn send_room(&self) -> usize {

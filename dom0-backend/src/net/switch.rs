@@ -42,7 +42,7 @@ use ring::RingMemory;
 use self::deliver::{Delivery, Sending};
 use self::fetch::Taken;
 use self::rework::{Rework, Reworking};
-use super::counters::SwitchCounters;
+use super::counters::{SwitchCounters, add};
 use super::ethernet::{MacAddress, Vlan};
 use super::interface::Interface;
 use super::mac_table::{MacTable, PortId};
@@ -94,6 +94,8 @@ pub struct Switch<P: Platform> {
     interface: Option<P::Interface>,
     /// What the interface can do.
     wire_capabilities: Capabilities,
+    /// Whether the interface has a link. Without one it gets nothing.
+    has_link: bool,
     /// Packets for the wire that wait for room.
     wire_waiting: VecDeque<Packet>,
     wire_bell: Rc<Notify>,
@@ -131,6 +133,7 @@ impl<P: Platform> Switch<P> {
             guests: Vec::new(),
             interface: None,
             wire_capabilities: Capabilities::default(),
+            has_link: false,
             wire_waiting: VecDeque::new(),
             wire_bell: Rc::default(),
             table: MacTable::default(),
@@ -275,7 +278,8 @@ impl<P: Platform> Switch<P> {
     }
 
     fn enqueue_for_wire(&mut self, packet: Packet) {
-        if self.interface.is_none() {
+        if !self.has_link {
+            add(&self.counters.unlinked, 1);
             return self.discard(packet, NETIF_RSP_DROPPED);
         }
         if self.send_at_once(packet) {

@@ -40,8 +40,7 @@ impl<P: Platform> Switch<P> {
     /// Takes packets off a guest's ring and has the first bytes of each copied, or all of it. Says how many.
     pub(super) fn take_from_guest(&mut self, port: PortId) -> u32 {
         self.mark_touched(port);
-        let leads_out =
-            self.wire_waiting.is_empty() && self.guest(port).is_some_and(|vif| vif.route.leads_out());
+        let leads_out = self.is_wire_free() && self.guest(port).is_some_and(|vif| vif.route.leads_out());
         let Self { guests, own, fetches, taken, spans, wire_capabilities, .. } = self;
         let Some(vif) = guests.get_mut(usize::from(port.0)).and_then(Option::as_mut) else { return 0 };
         fetches.clear();
@@ -93,7 +92,7 @@ impl<P: Platform> Switch<P> {
     fn send_on(&mut self, port: PortId, taken: &[Taken]) -> usize {
         let validity = self.validity();
         let leads_out = self.guest(port).is_some_and(|vif| vif.route.leads_out_at(validity));
-        if !leads_out || !self.wire_waiting.is_empty() || !self.sendings.is_empty() {
+        if !leads_out || !self.is_wire_free() || !self.sendings.is_empty() {
             return 0;
         }
         let mut room = self.interface.as_ref().map_or(0, Interface::send_room);
@@ -120,6 +119,11 @@ impl<P: Platform> Switch<P> {
             add(&vif.counters().tx_bytes, bytes);
         }
         passed
+    }
+
+    /// Whether packets can go out on the wire without waiting for others.
+    fn is_wire_free(&self) -> bool {
+        self.has_link && self.wire_waiting.is_empty()
     }
 
     fn sort_one(&mut self, port: PortId, taken: Taken) {

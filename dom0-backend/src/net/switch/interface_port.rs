@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use hypercall_abi::io::netif::{NETIF_RSP_ERROR, NETIF_RSP_OKAY};
+use hypercall_abi::io::netif::{NETIF_RSP_DROPPED, NETIF_RSP_ERROR, NETIF_RSP_OKAY};
 
 use super::deliver::Sending;
 use super::{BATCH, Platform, Rework, Round, Switch, WIRE};
@@ -19,10 +19,31 @@ impl<P: Platform> Switch<P> {
     /// Connects the machine's interface.
     pub fn set_interface(&mut self, interface: P::Interface) {
         self.wire_capabilities = interface.capabilities().consistent();
+        self.has_link = interface.link_is_up();
         self.interface = Some(interface);
         self.table.ports_changed();
         self.offer_buffers();
         self.commit();
+    }
+
+    /// Looks at whether the machine's interface has a link; says so if that has changed. What waits for an interface
+    /// without one is dropped. Guests are not told: they still have each other.
+    pub fn look_at_link(&mut self) -> Option<bool> {
+        let has_link = self.interface.as_ref().is_some_and(Interface::link_is_up);
+        if core::mem::replace(&mut self.has_link, has_link) == has_link {
+            return None;
+        }
+        while let Some(packet) = self.wire_waiting.pop_front_if(|_| !has_link) {
+            add(&self.counters.unlinked, 1);
+            self.discard(packet, NETIF_RSP_DROPPED);
+        }
+        self.commit();
+        Some(has_link)
+    }
+
+    /// Whether the machine's interface had a link when it was last looked at.
+    pub fn has_link(&self) -> bool {
+        self.has_link
     }
 
     /// The machine's interface.

@@ -122,6 +122,11 @@ impl Bench {
         self.wire.sent.borrow_mut().clear();
     }
 
+    fn set_link(&mut self, is_up: bool) -> Option<bool> {
+        self.wire.is_unplugged.set(!is_up);
+        self.switch.look_at_link()
+    }
+
     fn sent(&self) -> Vec<Sent> {
         self.wire.sent.borrow_mut().drain(..).collect()
     }
@@ -529,6 +534,39 @@ fn a_full_wire_holds_senders_and_asks_to_be_told() {
 }
 
 #[test]
+fn a_wire_without_link_gets_nothing_and_holds_nobody_up() {
+    let mut bench = Bench::with_wire(&[LINUX, LINUX], PLAIN);
+    bench.introduce();
+    let out = between(udp_v4(100), 0, [2, 0, 0, 0, 9, 9]);
+    let across = between(udp_v4(100), 0, mac(1));
+    let send = |bench: &mut Bench, frame: &[u8]| {
+        bench.guests[0].send(frame, &[], Offload::default());
+        bench.serve(0);
+        bench.guests[0].answers()
+    };
+    bench.wire.receive(&between(udp_v4(50), 0, mac(0)).tap_source([2, 0, 0, 0, 9, 9]), Offload::default());
+    bench.serve_wire();
+    bench.wire.room.set(0);
+    assert!(send(&mut bench, &out).is_empty(), "it waits");
+    assert_eq!((bench.set_link(false), bench.set_link(false)), (Some(false), None));
+    assert_eq!(bench.guests[0].answers(), [NETIF_RSP_DROPPED]);
+    bench.wire.room.set(256);
+    for _ in 0..2 {
+        assert_eq!(send(&mut bench, &out), [NETIF_RSP_DROPPED]);
+    }
+    assert_eq!(send(&mut bench, &across), [NETIF_RSP_OKAY]);
+    assert_eq!(bench.guests[1].received().len(), 1);
+    assert_eq!((bench.switch.counters().unlinked.get(), bench.sent().len()), (3, 0));
+    assert_eq!(bench.set_link(true), Some(true));
+    for _ in 0..2 {
+        assert_eq!(send(&mut bench, &out), [NETIF_RSP_OKAY]);
+    }
+    assert_eq!(bench.sent().len(), 2);
+    bench.serve_wire();
+    bench.assert_idle();
+}
+
+#[test]
 fn grants_that_do_not_hold_fail_only_their_packet() {
     let mut bench = Bench::new(&[LINUX, LINUX]);
     bench.introduce();
@@ -654,6 +692,7 @@ enum Step {
     Wire { to: usize, length: usize },
     ServeWire,
     Room { count: usize },
+    Link { is_up: bool },
     Wait,
 }
 
@@ -668,6 +707,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0_usize..5, 1_usize..5000).prop_map(|(to, length)| Step::Wire { to, length }),
         2 => Just(Step::ServeWire),
         1 => (0_usize..20).prop_map(|count| Step::Room { count }),
+        1 => any::<bool>().prop_map(|is_up| Step::Link { is_up }),
         1 => Just(Step::Wait),
     ]
 }
@@ -706,6 +746,7 @@ impl Bench {
             }
             Step::ServeWire => self.serve_wire(),
             Step::Room { count } => self.wire.room.set(count),
+            Step::Link { is_up } => drop(self.set_link(is_up)),
             Step::Wait => self.now += Duration::from_millis(300),
         }
     }
