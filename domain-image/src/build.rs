@@ -1,6 +1,7 @@
 //! Writing a domain's memory according to its layout.
 
 use crate::{Image, Layout};
+use core::ops::Range;
 use hypercall_abi::{
     MachineFrame, Port, PseudoPhysicalFrame,
     xen::{StartInfo, StartInfoConsole},
@@ -21,6 +22,12 @@ pub trait DomainMemory {
 
     /// The machine frame behind a frame of the domain.
     fn machine_frame(&self, frame: PseudoPhysicalFrame) -> MachineFrame;
+
+    /// Tells that frames up to this one, and not itself, are written next: memory that has to be made ready for that can
+    /// be made so at once, and no more of it than is needed.
+    fn announce(&mut self, end: PseudoPhysicalFrame) {
+        let _ = end;
+    }
 
     /// Writes bytes into one frame; the range does not leave it.
     ///
@@ -73,10 +80,14 @@ pub fn build<M: DomainMemory>(
     fields: &StartInfoFields<'_>,
     memory: &mut M,
 ) -> Result<Entry, M::Error> {
+    let ends = image.segments().map(|segment| segment.offset + image.contents(segment).len() as u64);
+    memory.announce(PseudoPhysicalFrame(ends.max().unwrap_or_default().div_ceil(PAGE_SIZE)));
     for segment in image.segments() {
         write_bytes(memory, segment.offset, image.contents(segment))?;
     }
+    memory.announce(PseudoPhysicalFrame(layout.module.end));
     write_bytes(memory, layout.module.start * PAGE_SIZE, module)?;
+    memory.announce(PseudoPhysicalFrame(layout.tables.end));
     write_p2m(memory, layout, fields.pages)?;
     write_tables(memory, layout)?;
     let info = start_info(layout, fields, memory);
@@ -118,43 +129,33 @@ fn write_p2m<M: DomainMemory>(memory: &mut M, layout: &Layout, pages: u64) -> Re
 /// Writes the tables level by level: each level's tables stand in address order behind those of the level above, so
 /// entry after entry of one level points to table after table of the next.
 fn write_tables<M: DomainMemory>(memory: &mut M, layout: &Layout) -> Result<(), M::Error> {
-    let [l4, l3, l2, l1] = layout.table_counts;
-    let starts = [l4, l3, l2].into_iter().scan(layout.tables.start, |next, count| {
-        *next += count;
-        Some(*next)
-    });
     let mut first = layout.tables.start;
-    for ((level, count), (below, targets)) in
-        [(4, l4), (3, l3), (2, l2)].into_iter().zip(starts.zip([l3, l2, l1]))
-    {
-        write_level(memory, layout, (level, first, count), &|index| {
-            (index < targets).then_some((below + index, WRITABLE))
-        })?;
+    let targets = layout.table_counts[1..].iter().chain([&layout.end]);
+    for ((level, count), targets) in (1..=4).rev().zip(layout.table_counts).zip(targets) {
+        let below = if level > 1 { first + count } else { 0 };
+        write_level(memory, layout, (level, first, count), below..below + targets)?;
         first = below;
     }
-    write_level(memory, layout, (1, first, l1), &|frame| {
-        let flags = if layout.tables.contains(&frame) { 0 } else { WRITABLE };
-        (frame < layout.end).then_some((frame, flags))
-    })
+    Ok(())
 }
 
-/// Fills the tables of one level. `target` gives frame and flags for the entry that is so many entries behind the first.
+/// Fills the tables of one level, whose entries point to one frame after the other. Tables are mapped read-only.
 fn write_level<M: DomainMemory>(
     memory: &mut M,
     layout: &Layout,
     (level, first, count): (u32, u64, u64),
-    target: &dyn Fn(u64) -> Option<(u64, u64)>,
+    mut targets: Range<u64>,
 ) -> Result<(), M::Error> {
     let span = PAGE_SIZE * ENTRIES.pow(level - 1);
-    let skipped = layout.virt_base / span % ENTRIES;
+    let mut skipped = (layout.virt_base / span % ENTRIES) as usize;
     for table in 0..count {
         let mut words = [0u64; WORDS];
-        for (slot, word) in (0u64..).zip(&mut words) {
-            let entry = (table * ENTRIES + slot).checked_sub(skipped).and_then(target);
-            if let Some((frame, flags)) = entry {
-                *word = memory.machine_frame(PseudoPhysicalFrame(frame)).physical_address() | ENTRY | flags;
-            }
+        for (word, frame) in words[skipped..].iter_mut().zip(&mut targets) {
+            let is_mapped_table = level == 1 && layout.tables.contains(&frame);
+            let flags = if is_mapped_table { ENTRY } else { ENTRY | WRITABLE };
+            *word = memory.machine_frame(PseudoPhysicalFrame(frame)).physical_address() | flags;
         }
+        skipped = 0;
         memory.write(PseudoPhysicalFrame(first + table), 0, words.as_bytes())?;
     }
     Ok(())

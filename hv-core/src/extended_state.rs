@@ -1,8 +1,8 @@
 //! FPU, SSE and AVX registers at rest: which of them there are, and the memory in which they are kept.
 //!
-//! The idea to hold: the area has the layout that `xsave` gives it (its first 512 bytes are what `fxsave` stores), lies in
-//! a frame of its own, and is always one that the CPU can load. What a toolstack brings is made so first; everything
-//! else in it was put there by the CPU itself.
+//! The idea to hold: the area has the layout that `xsave` gives it (its first 512 bytes are what `fxsave` stores), and is
+//! always one that the CPU can load. What a toolstack brings is made so first; everything else in it was put there by
+//! the CPU itself. It is a part of the vCPU, and lies in a frame of its own only where CPUs have more to keep.
 
 use crate::{frame_object::FrameBox, layout::PAGE_SIZE};
 use hypercall_abi::Errno;
@@ -45,8 +45,16 @@ pub const fn is_valid(value: u64, kept: u64) -> bool {
         && (avx_512 == 0 || avx_512 == AVX_512 && value & AVX != 0)
 }
 
-/// Bytes of an area. What does not fit is not kept.
-pub const AREA_SIZE: usize = PAGE_SIZE as usize;
+/// Bytes of an area that is a part of its vCPU: x87, SSE and AVX.
+const NEAR_SIZE: usize = 832;
+/// Bytes of an area in a frame of its own.
+const FAR_SIZE: usize = PAGE_SIZE as usize;
+
+/// Bytes that there are for these components. What does not fit is not kept.
+pub const fn room_for(kept: u64) -> usize {
+    if kept & AVX_512 == 0 { NEAR_SIZE } else { FAR_SIZE }
+}
+
 /// What an area begins with whatever is in it: room for `fxsave`, and the header.
 const LEAST_SIZE: u32 = 576;
 /// Bytes that `fxsave` stores.
@@ -108,39 +116,64 @@ impl<'a> LoadableState<'a> {
     }
 }
 
+/// Memory for an area, aligned as the CPU wants it.
+#[repr(C, align(64))]
+struct Area<const SIZE: usize>([u8; SIZE]);
+
 /// A vCPU's extended state while it is not in the registers.
-pub struct ExtendedState(FrameBox<[u8; AREA_SIZE]>);
+pub struct ExtendedState {
+    near: Area<NEAR_SIZE>,
+    /// In its place, where more is kept.
+    far: Option<FrameBox<[u8; FAR_SIZE]>>,
+}
 
 impl ExtendedState {
-    /// The state after reset; `None` when memory is short.
-    pub fn try_new() -> Option<Self> {
-        let legacy = initial_legacy();
-        FrameBox::try_from_fn(|index| legacy.get(index).copied().unwrap_or(0)).map(Self)
+    /// The state after reset, with room for these components; `None` when memory is short.
+    pub fn try_new(kept: u64) -> Option<Self> {
+        let far = match room_for(kept) {
+            NEAR_SIZE => None,
+            _ => Some(FrameBox::try_from_fn(|_| 0)?),
+        };
+        let mut state = Self { near: Area([0; NEAR_SIZE]), far };
+        state.bytes_mut()[..LEGACY_SIZE].copy_from_slice(&initial_legacy());
+        Some(state)
     }
 
-    /// Where the CPU is to store the state and load it from: a page.
+    fn bytes(&self) -> &[u8] {
+        self.far.as_ref().map_or(&self.near.0, |far| &far[..])
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.far.as_mut().map_or(&mut self.near.0, |far| &mut far[..])
+    }
+
+    /// Where the CPU is to store the state and load it from: room for the kept components, aligned to 64 bytes.
     pub fn area(&mut self) -> *mut u8 {
-        self.0.as_mut_ptr()
+        self.bytes_mut().as_mut_ptr()
     }
 
     /// Forgets everything.
     pub fn reset(&mut self) {
-        self.0.fill(0);
-        self.0[..LEGACY_SIZE].copy_from_slice(&initial_legacy());
+        self.begin_with(&initial_legacy());
     }
 
     /// Takes over x87 and SSE registers; every other component becomes initial.
     pub fn set_legacy(&mut self, LoadableState(state): LoadableState<'_>) {
-        self.0.fill(0);
-        self.0[..LEGACY_SIZE].copy_from_slice(state);
-        self.0[IN_USE] = (X87 | SSE) as u8;
+        self.begin_with(state);
+        self.bytes_mut()[IN_USE] = (X87 | SSE) as u8;
+    }
+
+    fn begin_with(&mut self, state: &[u8; LEGACY_SIZE]) {
+        let (legacy, rest) = self.bytes_mut().split_at_mut(LEGACY_SIZE);
+        legacy.copy_from_slice(state);
+        rest.fill(0);
     }
 
     /// x87 and SSE registers as `fxsave` stores them. `has_header` says that the CPU stored the area by `xsave`, which
     /// may leave out what is in its initial state.
     pub fn legacy(&self, has_header: bool) -> [u8; LEGACY_SIZE] {
-        let mut state: [u8; LEGACY_SIZE] = core::array::from_fn(|index| self.0[index]);
-        let in_use = if has_header { u64::from(self.0[IN_USE]) } else { X87 | SSE };
+        let mut state: [u8; LEGACY_SIZE] = core::array::from_fn(|index| self.bytes()[index]);
+        let in_use = if has_header { u64::from(self.bytes()[IN_USE]) } else { X87 | SSE };
         if in_use & X87 == 0 {
             let initial = initial_legacy();
             state[..MXCSR.0].copy_from_slice(&initial[..MXCSR.0]);
@@ -157,6 +190,9 @@ impl ExtendedState {
 mod tests {
     use super::*;
     use crate::test_support::machine_of;
+
+    /// What fits into a vCPU, and what does not.
+    const SETS: [u64; 2] = [kept(X87 | SSE | AVX), kept(!0)];
 
     #[test]
     fn only_whole_sets_of_components_are_kept() {
@@ -182,26 +218,40 @@ mod tests {
     #[test]
     fn a_new_state_is_that_after_reset() {
         let _machine = machine_of(64);
-        let state = ExtendedState::try_new().expect("a frame");
-        assert_eq!(state.legacy(true), initial_legacy());
-        assert_eq!(state.legacy(false), initial_legacy());
-        assert!(state.0[LEGACY_SIZE..].iter().all(|byte| *byte == 0));
+        for kept in SETS {
+            let state = ExtendedState::try_new(kept).expect("a frame");
+            assert_eq!(state.legacy(true), initial_legacy());
+            assert_eq!(state.legacy(false), initial_legacy());
+            assert!(state.bytes()[LEGACY_SIZE..].iter().all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
+    fn the_area_is_aligned_and_has_room_for_what_is_kept() {
+        let _machine = machine_of(64);
+        for (kept, size) in SETS.into_iter().zip([832, 4096]) {
+            let mut state = ExtendedState::try_new(kept).expect("a frame");
+            assert!(state.area().addr().is_multiple_of(64));
+            assert_eq!((state.bytes().len(), room_for(kept)), (size, size));
+        }
     }
 
     #[test]
     fn a_loaded_state_leaves_nothing_of_what_was_there() {
         let _machine = machine_of(64);
-        let mut state = ExtendedState::try_new().expect("a frame");
-        state.0.fill(0xee);
-        let mut loaded = initial_legacy();
-        loaded[200] = 7;
-        state.set_legacy(LoadableState::new(&loaded, MXCSR_DEFAULT_MASK).expect("a good state"));
-        assert_eq!(state.legacy(true), loaded);
-        assert_eq!(state.0[IN_USE], 3);
-        assert!(state.0[IN_USE + 1..].iter().all(|byte| *byte == 0), "the header's rest and AVX");
-        state.reset();
-        assert_eq!(state.legacy(true), initial_legacy());
-        assert!(state.0[LEGACY_SIZE..].iter().all(|byte| *byte == 0));
+        for kept in SETS {
+            let mut state = ExtendedState::try_new(kept).expect("a frame");
+            state.bytes_mut().fill(0xee);
+            let mut loaded = initial_legacy();
+            loaded[200] = 7;
+            state.set_legacy(LoadableState::new(&loaded, MXCSR_DEFAULT_MASK).expect("a good state"));
+            assert_eq!(state.legacy(true), loaded);
+            assert_eq!(state.bytes()[IN_USE], 3);
+            assert!(state.bytes()[IN_USE + 1..].iter().all(|byte| *byte == 0), "the header's rest and AVX");
+            state.reset();
+            assert_eq!(state.legacy(true), initial_legacy());
+            assert!(state.bytes()[LEGACY_SIZE..].iter().all(|byte| *byte == 0));
+        }
     }
 
     #[test]
@@ -227,9 +277,9 @@ mod tests {
     #[test]
     fn what_the_cpu_left_out_reads_as_initial() {
         let _machine = machine_of(64);
-        let mut state = ExtendedState::try_new().expect("a frame");
-        state.0.fill(0x55);
-        state.0[IN_USE] = 0;
+        let mut state = ExtendedState::try_new(kept(!0)).expect("a frame");
+        state.bytes_mut().fill(0x55);
+        state.bytes_mut()[IN_USE] = 0;
         let seen = state.legacy(true);
         assert_eq!(seen[CONTROL.0..2], CONTROL.1);
         assert!(seen[32..SSE_REGISTERS.end].iter().all(|byte| *byte == 0));

@@ -62,6 +62,7 @@ mod test_support;
 pub mod time;
 pub mod time_scale;
 pub mod trap;
+pub mod trap_table;
 pub mod vcpu;
 pub mod vcpu_context;
 pub mod vcpu_op;

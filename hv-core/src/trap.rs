@@ -102,7 +102,7 @@ const SOFTWARE_INTERRUPT_LENGTH: u64 = 2;
 fn software_interrupt(caller: &mut Caller<'_>, error_code: u32) {
     let number = (error_code >> 3) as u8;
     let required = 3 * u8::from(!caller.context.in_kernel);
-    let handler = caller.context.traps[usize::from(number)];
+    let handler = caller.context.traps.get(number);
     if handler.flags & 3 < required || handler.address == 0 {
         return raise(caller, vector::GENERAL_PROTECTION, error_code);
     }
@@ -133,7 +133,7 @@ pub fn raise_page_fault(caller: &mut Caller<'_>, address: u64, error_code: u32) 
 
 /// Enters the guest's handler for `vector`; a guest that has none is crashed.
 pub fn raise(caller: &mut Caller<'_>, vector: u8, error_code: u32) {
-    let handler = caller.context.traps[usize::from(vector)];
+    let handler = caller.context.traps.get(vector);
     if handler.address == 0 {
         report(caller, vector, error_code);
         return lifecycle::crash(caller.domain, "it has no handler for an exception it caused");
@@ -177,7 +177,7 @@ pub fn deliver_nmi(caller: &mut Caller<'_>) {
         return;
     }
     caller.vcpu.nmi_pending.store(false, Ordering::Relaxed);
-    let handler = caller.context.traps[usize::from(vector::NON_MASKABLE)];
+    let handler = caller.context.traps.get(vector::NON_MASKABLE);
     if handler.address != 0 {
         caller.context.in_nmi = true;
         enter_handler(caller, &handler, &[]);
@@ -349,11 +349,11 @@ fn report(caller: &Caller<'_>, vector: u8, error_code: u32) {
 /// `HYPERVISOR_set_trap_table`: handlers by vector, ended by one with address zero; a null table clears all.
 ///
 /// # Errors
-/// `EFAULT`; handlers read before the bad one are in force.
+/// `EFAULT`, `ENOMEM`; handlers before the one in question are in force.
 pub fn set_trap_table(caller: &mut Caller<'_>, arguments: &crate::hypercall::Arguments) -> HypercallResult {
     let table = arguments[0];
     if table == 0 {
-        caller.context.traps.fill(zerocopy::FromZeros::new_zeroed());
+        caller.context.traps.clear();
         return Ok(0);
     }
     for index in 0..256 {
@@ -361,15 +361,18 @@ pub fn set_trap_table(caller: &mut Caller<'_>, arguments: &crate::hypercall::Arg
         if handler.address == 0 {
             break;
         }
-        set_handler(caller.context, handler);
+        set_handler(caller.context, handler)?;
     }
     Ok(0)
 }
 
 /// Enters a handler into a vCPU's table; a handler that is no address of the guest's is dropped.
-pub fn set_handler(context: &mut Context, handler: TrapInfo) {
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn set_handler(context: &mut Context, handler: TrapInfo) -> Result<(), Errno> {
     let address = if is_guest_code(handler.address) { handler.address } else { 0 };
-    context.traps[usize::from(handler.vector)] = TrapInfo { address, ..handler };
+    context.traps.set(TrapInfo { address, ..handler })
 }
 
 /// True for an address the hypervisor may enter a guest at.
@@ -445,7 +448,8 @@ mod tests {
         let _machine = machine_of(256);
         let (guest, stack) = guest_with_stack();
         guest.as_caller(|caller| {
-            caller.context.traps[13] = TrapInfo { vector: 13, address: HANDLER, ..TrapInfo::default() };
+            let handler = TrapInfo { vector: 13, address: HANDLER, ..TrapInfo::default() };
+            caller.context.traps.set(handler).unwrap();
             let registers = &mut caller.context.registers;
             (registers.rcx, registers.r11, registers.rip, registers.rsp) = (1, 2, 0x1234, STACK);
             raise(caller, 13, 0x18);
@@ -460,7 +464,7 @@ mod tests {
         let (guest, _stack) = guest_with_stack();
         guest.as_caller(|caller| {
             let handler = TrapInfo { vector: vector::NON_MASKABLE, address: HANDLER, ..TrapInfo::default() };
-            caller.context.traps[usize::from(vector::NON_MASKABLE)] = handler;
+            caller.context.traps.set(handler).unwrap();
             (caller.context.registers.rsp, caller.context.registers.rip) = (STACK, 0x1234);
             deliver_nmi(caller);
             assert_eq!(caller.context.registers.rip, 0x1234, "none was sent");

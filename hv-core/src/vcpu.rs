@@ -6,9 +6,9 @@
 //! lock. The rest of [`Vcpu`] is shared and made of atomics.
 
 use crate::{
-    direct_map, domain::Domain, emulate::RecentStores, extended_state::ExtendedState, frame_object::FrameBox,
+    arch, direct_map, domain::Domain, emulate::RecentStores, extended_state::ExtendedState,
     hypercall::Caller, layout::PAGE_SIZE, own_registers::OwnRegisters, run_state::RunState,
-    scheduler::VcpuSchedule, time::VcpuTimers,
+    scheduler::VcpuSchedule, time::VcpuTimers, trap_table::TrapTable,
 };
 use core::{
     cell::UnsafeCell,
@@ -18,7 +18,7 @@ use core::{
 };
 use hypercall_abi::{
     Errno, MachineFrame, VcpuId,
-    arch_x86::{CpuUserRegs, TrapInfo},
+    arch_x86::CpuUserRegs,
     xen::{ArchVcpuInfo, NR_VIRQS, VcpuInfo},
 };
 use zerocopy::FromZeros;
@@ -112,16 +112,16 @@ pub struct Context {
     pub fault_address: u64,
     /// Control and debug registers.
     pub own: OwnRegisters,
-    /// Handlers for exceptions and software interrupts, by vector; in a frame of their own.
-    pub traps: FrameBox<[TrapInfo; 256]>,
+    /// Handlers for exceptions and software interrupts, by vector.
+    pub traps: TrapTable,
     /// What its last writes to page tables were.
     pub recent_stores: RecentStores,
-    /// FPU, SSE and AVX state while it is not in a CPU's registers; in a frame of its own.
+    /// FPU, SSE and AVX state while it is not in a CPU's registers.
     pub fpu: ExtendedState,
 }
 
 impl Context {
-    fn new(traps: FrameBox<[TrapInfo; 256]>, fpu: ExtendedState) -> Self {
+    fn new(fpu: ExtendedState) -> Self {
         Self {
             fault_scratch: [0; FAULT_SCRATCH_WORDS],
             registers: CpuUserRegs::new_zeroed(),
@@ -147,7 +147,7 @@ impl Context {
             in_nmi: false,
             fault_address: 0,
             own: OwnRegisters::new(),
-            traps,
+            traps: TrapTable::new(),
             recent_stores: RecentStores::new(),
             fpu,
         }
@@ -224,10 +224,9 @@ impl Vcpu {
     /// # Errors
     /// `ENOMEM`.
     pub fn new(domain: &Domain, id: VcpuId) -> Result<Self, Errno> {
-        let traps = FrameBox::try_new([TrapInfo::new_zeroed(); 256]).ok_or(Errno::ENOMEM)?;
-        let fpu = ExtendedState::try_new().ok_or(Errno::ENOMEM)?;
+        let fpu = ExtendedState::try_new(arch::kept_components()).ok_or(Errno::ENOMEM)?;
         Ok(Self {
-            context: UnsafeCell::new(Context::new(traps, fpu)),
+            context: UnsafeCell::new(Context::new(fpu)),
             id,
             domain: AtomicPtr::new(core::ptr::from_ref(domain).cast_mut()),
             paused: AtomicU32::new(not_runnable::OFFLINE | not_runnable::DOMAIN_PAUSED),

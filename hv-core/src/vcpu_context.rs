@@ -68,6 +68,7 @@ fn apply(
     let failsafe =
         callback_at(state.failsafe_callback_eip, state.flags & VGCF_FAILSAFE_DISABLES_EVENTS != 0)?;
     let syscall = callback_at(state.syscall_callback_eip, state.flags & VGCF_SYSCALL_DISABLES_EVENTS != 0)?;
+    install_handlers(context, &state.trap_ctxt)?;
     install_tables(domain, context, state)?;
     context.event_callback = event;
     context.failsafe_callback = failsafe;
@@ -78,7 +79,6 @@ fn apply(
         Some(fpu) => context.fpu.set_legacy(fpu),
         None => context.fpu.reset(),
     }
-    install_handlers(context, &state.trap_ctxt);
     // The assists are the domain's, and come with its first vCPU; others leave them as they are.
     if vcpu.id.0 == 0 {
         domain.vm_assist.store(state.vm_assist & guest_control::ASSISTS, Ordering::Relaxed);
@@ -92,10 +92,12 @@ fn apply(
 
 /// Enters the handlers of all vectors. Which vector is told by the place in the table: a kernel leaves the entries of
 /// vectors that it does not handle empty, and an empty one is not another handler of vector 0.
-fn install_handlers(context: &mut Context, handlers: &[TrapInfo; 256]) {
-    for (vector, handler) in (0..=u8::MAX).zip(handlers) {
-        trap::set_handler(context, TrapInfo { vector, ..*handler });
-    }
+fn install_handlers(context: &mut Context, handlers: &[TrapInfo; 256]) -> Result<(), Errno> {
+    context.traps.clear();
+    let there = (0..=u8::MAX).zip(handlers).filter(|(_, handler)| handler.address != 0);
+    there
+        .map(|(vector, handler)| TrapInfo { vector, ..*handler })
+        .try_for_each(|handler| trap::set_handler(context, handler))
 }
 
 fn check(state: &VcpuGuestContext) -> Result<(), Errno> {
@@ -168,7 +170,7 @@ pub fn get(domain: &Domain, vcpu: &Vcpu) -> Result<VcpuGuestContext, Errno> {
     if vcpu.paused.load(Ordering::Relaxed) & not_runnable::OFFLINE == 0 {
         state.flags |= VGCF_ONLINE;
     }
-    state.trap_ctxt = *context.traps;
+    state.trap_ctxt = context.traps.all();
     for number in [0, 1, 2, 3, 6, 7] {
         state.debugreg[number as usize] = context.own.debug().read(number).unwrap_or(0);
     }
@@ -206,10 +208,10 @@ mod tests {
             let mut state: VcpuGuestContext = zerocopy::FromZeros::new_zeroed();
             state.trap_ctxt[0].address = 0x1000;
             state.trap_ctxt[14] = TrapInfo { vector: 14, address: 0x2000, ..state.trap_ctxt[14] };
-            install_handlers(caller.context, &state.trap_ctxt);
-            let address = |vector: usize| caller.context.traps[vector].address;
+            install_handlers(caller.context, &state.trap_ctxt).unwrap();
+            let address = |vector: u8| caller.context.traps.get(vector).address;
             assert_eq!((address(0), address(14), address(13)), (0x1000, 0x2000, 0));
-            assert_eq!(caller.context.traps[14].vector, 14);
+            assert_eq!(caller.context.traps.get(14).vector, 14);
         });
     }
 

@@ -4,12 +4,15 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
+use pv_runtime::executor::sleep;
 use pv_runtime::time::time_stamp_counter;
 
+use super::counts::Counts;
 use super::subject::{BenchError, Subject};
 use super::{figure_in, print_figure};
-use crate::toolstack::{CreateError, Toolstack};
+use crate::toolstack::{CreateError, GuestConfiguration, Toolstack, control};
 
 /// The least memory that is tried, in MiB.
 const LEAST_MEMORY: u64 = 4;
@@ -19,6 +22,12 @@ const MOST_MEMORY: u64 = 64;
 const OTHERS: [&str; 3] = ["bench-a", "bench-b", "bench-c"];
 /// Times that a domain of each size is made; the first time only warms up.
 const ROUNDS: usize = 3;
+/// Times that one is made to be counted.
+const COUNTED_ROUNDS: usize = 8;
+/// How long the hypervisor has before each to zero the frames of the one before.
+const PAUSE: Duration = Duration::from_millis(20);
+/// What is counted then.
+pub const COUNTED: &str = "creation of a domain of 4 MiB";
 
 /// Measures it with the smallest domain that our guest's kernel runs in.
 pub async fn measure(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
@@ -51,6 +60,35 @@ pub async fn repeat(toolstack: &Rc<Toolstack>, count: u32) -> Result<(), BenchEr
     repeated
 }
 
+/// What the hypervisor counts from the order for a domain until it could run; and, first, without any order.
+pub async fn counted(toolstack: &Rc<Toolstack>) -> Result<[Counts; 2], BenchError> {
+    let mut rounds = [Vec::new(), Vec::new()];
+    for _ in 0..COUNTED_ROUNDS {
+        control::reset_performance_counters()?;
+        rounds[0].push(Counts::of(&control::performance_counters()?));
+    }
+    for _ in 0..COUNTED_ROUNDS {
+        sleep(PAUSE).await;
+        control::reset_performance_counters()?;
+        let subject = least_subject(toolstack, LEAST_MEMORY, true).await?;
+        rounds[1].push(Counts::of(&control::performance_counters()?));
+        subject.end().await;
+    }
+    Ok(rounds.map(|rounds| Counts::typical(&rounds)))
+}
+
+/// A guest with nothing but memory; paused, if it is not to do anything.
+async fn least_subject(
+    toolstack: &Rc<Toolstack>,
+    memory: u64,
+    starts_paused: bool,
+) -> Result<Subject, BenchError> {
+    let settings = [&*format!("memory={memory}"), "on_crash=destroy"];
+    let mut configuration = GuestConfiguration::parse("bench", settings)?;
+    configuration.starts_paused = starts_paused;
+    Ok(Subject::existing(toolstack, toolstack.create(&configuration).await?))
+}
+
 async fn repeat_beside(toolstack: &Rc<Toolstack>, count: u32) -> Result<(), BenchError> {
     for number in 1..=count {
         let ticks = once(toolstack, LEAST_MEMORY).await?;
@@ -78,9 +116,9 @@ async fn least_of_rounds(toolstack: &Rc<Toolstack>, memory: u64) -> Result<u64, 
 
 /// Makes a domain, asks it when it began, and takes it apart.
 async fn once(toolstack: &Rc<Toolstack>, memory: u64) -> Result<u64, BenchError> {
-    let size = format!("memory={memory}");
+    sleep(PAUSE).await;
     let ordered = time_stamp_counter();
-    let subject = Subject::make(toolstack, "bench", &[&size, "on_crash=destroy"]).await?;
+    let subject = least_subject(toolstack, memory, false).await?;
     let mut output = String::new();
     let asked = subject.run("bench start", |line| output.push_str(line)).await;
     subject.end().await;

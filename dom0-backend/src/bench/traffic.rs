@@ -5,6 +5,7 @@ use alloc::rc::Rc;
 use alloc::string::String;
 
 use super::counts::Counts;
+use super::creation;
 use super::subject::{BenchError, Subject};
 use crate::toolstack::Toolstack;
 
@@ -39,6 +40,10 @@ pub async fn measure(toolstack: &Rc<Toolstack>, selection: &str) -> Result<usize
     }
     if inventory.has_switch && selected(TO_NETWORK) {
         to_network(toolstack).await?;
+        measured += 1;
+    }
+    if selected(creation::COUNTED) {
+        print_difference(creation::COUNTED, 1, &creation::counted(toolstack).await?);
         measured += 1;
     }
     if inventory.disks.is_empty() {
@@ -139,10 +144,15 @@ async fn rounds(
 ) -> Result<(), BenchError> {
     let empty = typical_round(subject, &command(0)).await?;
     let full = typical_round(subject, &command(count)).await?;
-    for (what, total) in full.without(&empty).named() {
+    print_difference(name, count, &[empty, full]);
+    Ok(())
+}
+
+/// Prints what a round has that an empty one has not.
+fn print_difference(name: &str, count: u32, [empty, full]: &[Counts; 2]) {
+    for (what, total) in full.without(empty).named() {
         pv_runtime::println!("bench: {total}/{count} {name}: {what}");
     }
-    Ok(())
 }
 
 async fn typical_round(subject: &Subject, command: &str) -> Result<Counts, BenchError> {

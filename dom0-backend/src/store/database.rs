@@ -13,10 +13,11 @@ use hypercall_abi::DomainId;
 
 use super::error::Error;
 use super::holdings::Holdings;
-use super::notice::Notice;
+use super::notice::{Notice, Reach};
 use super::path::Path;
 use super::permission::Permissions;
 use super::quota::{Delta, Ledger, Usage};
+use super::seedling::Seedling;
 use super::tree::{Generation, Node, Tree};
 
 /// A tree that can be changed, with the books that go with it.
@@ -149,6 +150,22 @@ impl Database {
             self.account(&path, node.permissions(), Delta::node(node_weight(&path, node)));
         }
         self.notices.clear();
+    }
+
+    /// Hangs in a directory, whose parent is there and which itself is not. Who watches nodes in it hears of those, who
+    /// watches from above of the directory.
+    pub fn plant(&mut self, seedling: Seedling) {
+        let Seedling { path, node, .. } = seedling;
+        let mut listing = self.tree.parent_of(&path).map(|parent| parent.permissions().clone());
+        let mut reach = Reach::Above;
+        for (below, planted) in node.subtree(&path) {
+            let permissions = planted.permissions();
+            self.account(&below, permissions, Delta::node(node_weight(&below, planted)));
+            self.notices.push(Notice::came(&below, reach, permissions.clone(), listing.take()));
+            reach = Reach::Exact;
+        }
+        let (tree, now) = self.tree_mut();
+        tree.insert(&path, node, now);
     }
 
     /// Takes out the notices that came up since the last time.

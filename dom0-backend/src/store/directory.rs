@@ -72,6 +72,14 @@ impl Directory {
         insert(&mut self.root, name, node);
     }
 
+    /// The child `name`, to be changed; `make` makes it if it is not there, so that it always is.
+    pub fn get_or_insert(&mut self, name: &str, make: impl FnOnce() -> Node) -> Option<&mut Node> {
+        if self.get(name).is_none() {
+            self.insert(name, make());
+        }
+        self.get_mut(name)
+    }
+
     /// Takes the child `name` out.
     pub fn remove(&mut self, name: &str) -> Option<Node> {
         remove(&mut self.root, name)

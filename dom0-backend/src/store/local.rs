@@ -9,11 +9,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::connection::ConnectionId;
-use super::database::Workspace;
+use super::database::{Database, Edit};
 use super::error::Error;
 use super::operation::{self, Session};
 use super::path::Special;
 use super::permission::{Caller, Permissions};
+use super::quota::Quota;
+use super::seedling::Seedling;
 use super::server::{Server, resolve};
 use super::wire::HEADER_LENGTH;
 
@@ -28,7 +30,7 @@ pub struct WatchEvent {
 
 /// The nodes, as dom0 may use them; in a transaction if they came from [`Server::transaction`].
 pub struct Nodes<'a> {
-    workspace: &'a mut dyn Workspace,
+    workspace: &'a mut Database,
     session: Session<'a>,
 }
 
@@ -54,18 +56,28 @@ impl Nodes<'_> {
         operation::write(self.workspace, self.session, &path, value.as_ref())
     }
 
-    /// Sets a node's value and its permissions, and makes the node and those above it if need be.
+    /// A directory that can be filled and then be [planted](Self::plant) at `path`.
     ///
     /// # Errors
-    /// That `path` is none, or too deep.
-    pub fn put(
-        &mut self,
-        path: &str,
-        value: impl AsRef<[u8]>,
-        permissions: &Permissions,
-    ) -> Result<(), Error> {
+    /// That `path` is none.
+    pub fn seedling(&mut self, path: &str, permissions: &Permissions) -> Result<Seedling, Error> {
         let path = resolve(self.session, path.as_bytes(), Special::Refused)?;
-        operation::put(self.workspace, self.session, &path, value.as_ref(), permissions)
+        Ok(Seedling::new(path, permissions, self.workspace.next_generation()))
+    }
+
+    /// Puts a directory in its place, makes the nodes above it if need be, and removes what was there.
+    ///
+    /// # Errors
+    /// [`Error::Root`], or that a node would lie too deep.
+    pub fn plant(&mut self, seedling: Seedling) -> Result<(), Error> {
+        Quota::PathDepth.check(seedling.depth(), self.session.limits.path_depth)?;
+        let parent = seedling.path.parent().ok_or(Error::Root)?;
+        if self.workspace.tree().get(&seedling.path).is_some() {
+            operation::remove_subtree(self.workspace, &seedling.path)?;
+        }
+        operation::make_directory(self.workspace, self.session, &parent)?;
+        self.workspace.plant(seedling);
+        Ok(())
     }
 
     /// Makes a node, and those above it, if it is not there.

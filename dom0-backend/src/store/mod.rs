@@ -33,6 +33,7 @@ mod operation;
 mod path;
 mod permission;
 mod quota;
+mod seedling;
 mod server;
 mod transaction;
 mod tree;
@@ -49,6 +50,7 @@ pub use local::{Nodes, WatchEvent};
 pub use path::{Path, PathError, Special};
 pub use permission::{Caller, Grant, Permissions, Rights};
 pub use quota::{Excess, Limits, Quota, Usage};
+pub use seedling::Seedling;
 pub use server::{Action, ConnectionError, Server};
 pub use tree::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 pub use wire::{

@@ -12,7 +12,7 @@ use super::tree::{Node, Tree};
 pub(super) enum Reach {
     /// Those on the changed node and on any node above it.
     Above,
-    /// Only those on the node itself: it went away with a node above, and there the others hear of it.
+    /// Only those on the node itself: it came or went with a node above, and there the others hear of it.
     Exact,
 }
 
@@ -38,9 +38,9 @@ impl Notice {
         Self { path: path.clone(), reach: Reach::Above, before, after, listing: None }
     }
 
-    /// A node came to be at `path`, below a parent with the permissions `listing`.
-    pub fn came(path: &Path, node: Permissions, listing: Option<Permissions>) -> Self {
-        Self { path: path.clone(), reach: Reach::Above, before: None, after: Some(node), listing }
+    /// A node came to be at `path`; `listing` are the permissions of the parent, if it was there before.
+    pub fn came(path: &Path, reach: Reach, node: Permissions, listing: Option<Permissions>) -> Self {
+        Self { path: path.clone(), reach, before: None, after: Some(node), listing }
     }
 
     /// Takes in what happened to the same node next, if it was there all the time; says whether it could.
@@ -66,7 +66,7 @@ impl Notice {
             }
             (None, Some(node)) => {
                 let listing = new.parent_of(path).map(|parent| parent.permissions().clone());
-                Some(Self::came(path, node.permissions().clone(), listing))
+                Some(Self::came(path, Reach::Above, node.permissions().clone(), listing))
             }
             (Some(node), None) => Some(Self::went(path, reach, node.permissions(), old.parent_of(path))),
             (None, None) => None,

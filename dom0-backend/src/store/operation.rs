@@ -117,7 +117,7 @@ pub(super) fn write(
     session.check(Quota::NodeSize, value.len(), session.limits.node_size)?;
     let (permissions, old) = match find(workspace, session, path, Rights::WRITE) {
         Ok(node) => (node.permissions().clone(), node.value().len()),
-        Err(Error::NotFound) => return create(workspace, session, path, value, None),
+        Err(Error::NotFound) => return create(workspace, session, path, value),
         Err(error) => return Err(error),
     };
     check_memory(workspace, session, value.len().saturating_sub(old))?;
@@ -125,22 +125,6 @@ pub(super) fn write(
     workspace.set_value(path, value.into());
     workspace.announce(Notice::changed(path, &permissions, &permissions));
     Ok(())
-}
-
-/// Sets a node's value and its permissions; the node and those above it are made if they are not there.
-pub(super) fn put(
-    workspace: &mut dyn Workspace,
-    session: Session<'_>,
-    path: &Path,
-    value: &[u8],
-    permissions: &Permissions,
-) -> Result<(), Error> {
-    if session.caller.privileged && matches!(workspace.tree().locate(path), Location::Missing { .. }) {
-        workspace.observe(path)?;
-        return create(workspace, session, path, value, Some(permissions));
-    }
-    write(workspace, session, path, value)?;
-    set_permissions(workspace, session, path, permissions)
 }
 
 /// Makes a node, and those above it, if it is not there.
@@ -151,7 +135,7 @@ pub(super) fn make_directory(
 ) -> Result<(), Error> {
     match find(workspace, session, path, Rights::WRITE) {
         Ok(_) => Ok(()),
-        Err(Error::NotFound) => create(workspace, session, path, &[], None),
+        Err(Error::NotFound) => create(workspace, session, path, &[]),
         Err(error) => Err(error),
     }
 }
@@ -234,13 +218,12 @@ fn find_directory<'w>(
 }
 
 /// Makes the node at `path`, which the caller may and which is not there, and those above it. They inherit their
-/// permissions from the lowest node that is there, unless the node gets its `own`.
+/// permissions from the lowest node that is there.
 fn create(
     workspace: &mut dyn Workspace,
     session: Session<'_>,
     path: &Path,
     value: &[u8],
-    own: Option<&Permissions>,
 ) -> Result<(), Error> {
     let Location::Missing { nearest, missing } = workspace.tree().locate(path) else { return Ok(()) };
     let above = nearest.permissions();
@@ -256,10 +239,9 @@ fn create(
         workspace.touch(ancestor, Some(0));
         workspace.create(ancestor, Rc::from([]), inherited.clone());
     }
-    let permissions = own.cloned().unwrap_or(inherited);
     workspace.touch(path, Some(value.len()));
-    workspace.create(path, value.into(), permissions.clone());
-    workspace.announce(Notice::came(path, permissions, Some(listing)));
+    workspace.create(path, value.into(), inherited.clone());
+    workspace.announce(Notice::came(path, Reach::Above, inherited, Some(listing)));
     Ok(())
 }
 

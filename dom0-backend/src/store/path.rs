@@ -79,19 +79,8 @@ impl Path {
     /// # Errors
     /// The first rule that `text` breaks.
     pub fn resolve(text: &[u8], domain: DomainId, special: Special) -> Result<Self, PathError> {
-        let text = check_characters(text)?;
-        if text.starts_with('@') && special == Special::Refused {
-            return Err(PathError::Special);
-        }
+        let text = check(text, special)?;
         let relative = is_relative(text.as_bytes());
-        check_length(text, if relative { XENSTORE_REL_PATH_MAX } else { XENSTORE_ABS_PATH_MAX })?;
-        // Searching for text costs a multiple of this.
-        if text.as_bytes().windows(2).any(|pair| pair == b"//") {
-            return Err(PathError::DoubledSlash);
-        }
-        if text.ends_with('/') && text != "/" {
-            return Err(PathError::TrailingSlash);
-        }
         Ok(Self(if relative { format!("{DOMAINS}{}/{text}", domain.0).into() } else { text.into() }))
     }
 
@@ -107,10 +96,13 @@ impl Path {
 
     /// The path of the child `name`, which must be one valid component.
     pub(super) fn child(&self, name: &str) -> Self {
-        match self.as_str() {
-            "/" => Self(format!("/{name}").into()),
-            path => Self(format!("{path}/{name}").into()),
-        }
+        let above = if self.as_str() == "/" { "" } else { self.as_str() };
+        Self([above, "/", name].concat().into())
+    }
+
+    /// The path one level above. Neither the root nor a special node has one.
+    pub(super) fn parent(&self) -> Option<Self> {
+        parent(&self.0).map(|path| Self(path.into()))
     }
 
     /// This path, the one above, and so on to the top.
@@ -155,8 +147,13 @@ impl Path {
     /// The names on the way from the top down to the node.
     pub(super) fn names_below_top(&self) -> impl Iterator<Item = &str> {
         let first = self.0.bytes().position(|byte| byte == b'/');
-        Names(first.and_then(|slash| self.0.get(slash + 1..)).unwrap_or_default())
+        names(first.and_then(|slash| self.0.get(slash + 1..)).unwrap_or_default())
     }
+}
+
+/// The names that a relative path goes through.
+pub(super) fn names(path: &str) -> impl Iterator<Item = &str> {
+    Names(path)
 }
 
 /// The names of a path that are left to go through. Every operation walks along paths, several times, so this goes
@@ -175,6 +172,35 @@ impl<'a> Iterator for Names<'a> {
         self.0 = rest.get(1..).unwrap_or_default();
         Some(name)
     }
+}
+
+/// Checks `text` as a path that starts at some directory.
+///
+/// # Errors
+/// The first rule that it breaks; one that starts at the top is [`PathError::Special`].
+pub(super) fn check_relative(text: &str) -> Result<&str, PathError> {
+    match check(text.as_bytes(), Special::Refused)? {
+        text if is_relative(text.as_bytes()) => Ok(text),
+        _ => Err(PathError::Special),
+    }
+}
+
+/// Checks everything that can be wrong with the text of a path.
+fn check(text: &[u8], special: Special) -> Result<&str, PathError> {
+    let text = check_characters(text)?;
+    if text.starts_with('@') && special == Special::Refused {
+        return Err(PathError::Special);
+    }
+    let relative = is_relative(text.as_bytes());
+    check_length(text, if relative { XENSTORE_REL_PATH_MAX } else { XENSTORE_ABS_PATH_MAX })?;
+    // Searching for text costs a multiple of this.
+    if text.as_bytes().windows(2).any(|pair| pair == b"//") {
+        return Err(PathError::DoubledSlash);
+    }
+    if text.ends_with('/') && text != "/" {
+        return Err(PathError::TrailingSlash);
+    }
+    Ok(text)
 }
 
 /// Whether `text`, as a client sent it, starts at the client's home directory.

@@ -246,13 +246,11 @@ impl Ledger {
 
     /// Enters a change. It takes away only what is there.
     pub(super) fn enter(&mut self, domain: DomainId, delta: Delta) {
-        let held = self.usage(domain);
+        let held = self.usages.entry(domain).or_default();
         debug_assert!(held.after(delta).is_some(), "domain {domain} holds {held:?} and loses {delta:?}");
-        let usage = held.about(delta);
-        if usage == Usage::default() {
+        *held = held.about(delta);
+        if *held == Usage::default() {
             self.usages.remove(&domain);
-        } else {
-            self.usages.insert(domain, usage);
         }
     }
 }

@@ -79,6 +79,42 @@ impl Node {
         self.children_generation
     }
 
+    /// The child `name`; a new one has no value and the permissions of this node.
+    pub(super) fn child_or_new(&mut self, name: &str, now: Generation) -> Option<&mut Self> {
+        let permissions = &self.permissions;
+        self.children.get_or_insert(name, || Self::new(Rc::from([]), permissions.clone(), now))
+    }
+
+    /// Gives the child `name` a value and permissions; without any, a new one has those of this node.
+    pub(super) fn set_child(
+        &mut self,
+        name: &str,
+        value: &[u8],
+        permissions: Option<&Permissions>,
+        now: Generation,
+    ) {
+        let inherited = &self.permissions;
+        let new = || Self::new(value.into(), permissions.unwrap_or(inherited).clone(), now);
+        if let Some(there) = self.children.get_mut(name) {
+            there.value = value.into();
+            permissions.inspect(|permissions| there.permissions.clone_from(permissions));
+        } else {
+            self.children.insert(name, new());
+        }
+    }
+
+    /// This node as the one at `path`, and every node below with its path, parents before children.
+    pub(super) fn subtree(&self, path: &Path) -> Vec<(Path, &Self)> {
+        let mut found = Vec::from([(path.clone(), self)]);
+        let mut next = 0;
+        while let Some((path, node)) = found.get(next) {
+            let (path, node) = (path.clone(), *node);
+            found.extend(node.children.iter().map(|(name, child)| (path.child(name), child)));
+            next += 1;
+        }
+        found
+    }
+
     /// The names of the children, in order.
     pub fn children(&self) -> impl Iterator<Item = &str> {
         self.children.iter().map(|(name, _)| name)
@@ -143,14 +179,7 @@ impl Tree {
 
     /// Every node at or below `path` with its path, parents before children.
     pub fn subtree(&self, path: &Path) -> Vec<(Path, &Node)> {
-        let mut found: Vec<_> = self.get(path).map(|node| (path.clone(), node)).into_iter().collect();
-        let mut next = 0;
-        while let Some((path, node)) = found.get(next) {
-            let below: Vec<_> = node.children.iter().map(|(name, child)| (path.child(name), child)).collect();
-            found.extend(below);
-            next += 1;
-        }
-        found
+        self.get(path).map(|node| node.subtree(path)).unwrap_or_default()
     }
 
     /// Every ordinary node, then the special ones.
@@ -162,12 +191,17 @@ impl Tree {
 
     /// Adds a node. The parent must be there and the node must not.
     pub fn create(&mut self, path: &Path, value: Rc<[u8]>, permissions: Permissions, now: Generation) {
+        self.insert(path, Node::new(value, permissions, now), now);
+    }
+
+    /// Adds a node with all that is below it. The parent must be there and the node must not.
+    pub fn insert(&mut self, path: &Path, node: Node, now: Generation) {
         let Some(parent) = self.parent_mut(path) else {
             debug_assert!(false, "{path} has no parent");
             return;
         };
         debug_assert!(parent.children.get(path.name()).is_none(), "{path} is there already");
-        parent.children.insert(path.name(), Node::new(value, permissions, now));
+        parent.children.insert(path.name(), node);
         parent.children_generation = now;
     }
 

@@ -14,7 +14,7 @@ use pv_runtime::memory::{Mapping, Protection, SharedMemory, map_machine_frames};
 use super::control;
 use super::faults::Faults;
 
-/// Frames that are mapped at a time.
+/// Frames that are mapped at a time, at most.
 const WINDOW: u64 = 256;
 /// Frames are asked for in runs of this many, as long as there are such runs.
 const RUN_ORDER: u32 = 9;
@@ -27,6 +27,8 @@ pub struct NewMemory<'a> {
     domain: DomainId,
     frames: Vec<MachineFrame>,
     window: Option<(u64, Mapping)>,
+    /// Frames from this one on are not known to be written.
+    announced: u64,
     faults: &'a Faults,
 }
 
@@ -39,7 +41,7 @@ impl<'a> NewMemory<'a> {
     pub async fn populate(domain: DomainId, pages: u64, faults: &'a Faults) -> Result<Self, Errno> {
         let mut frames = Vec::new();
         frames.try_reserve_exact(pages as usize).map_err(|_| Errno::ENOMEM)?;
-        let mut memory = Self { domain, frames, window: None, faults };
+        let mut memory = Self { domain, frames, window: None, announced: 0, faults };
         memory.take_runs(pages).await?;
         memory.take_singly(pages).await?;
         Ok(memory)
@@ -99,14 +101,17 @@ impl<'a> NewMemory<'a> {
 
     /// Moves the window so that it shows `frame`; where in it that is.
     fn show(&mut self, frame: u64) -> Result<(usize, &Mapping), Errno> {
-        let is_shown =
-            self.window.as_ref().is_some_and(|(first, _)| (*first..*first + WINDOW).contains(&frame));
+        let is_shown = self
+            .window
+            .as_ref()
+            .is_some_and(|(first, window)| (*first..*first + pages(window)).contains(&frame));
         if !is_shown {
             self.faults.pass()?;
             // First the old one goes: there is room for one only.
             self.close();
             let start = usize::try_from(frame).map_err(|_| Errno::EINVAL)?;
-            let end = self.frames.len().min(start.saturating_add(WINDOW as usize));
+            let wanted = self.announced.clamp(frame.saturating_add(1), frame.saturating_add(WINDOW));
+            let end = self.frames.len().min(wanted as usize);
             let frames = self.frames.get(start..end).ok_or(Errno::EINVAL)?;
             self.window = Some((frame, map_machine_frames(frames, self.domain, Protection::ReadWrite)?));
         }
@@ -115,11 +120,19 @@ impl<'a> NewMemory<'a> {
     }
 }
 
+fn pages(window: &Mapping) -> u64 {
+    (window.size() / hypercall_abi::PAGE_SIZE) as u64
+}
+
 impl DomainMemory for NewMemory<'_> {
     type Error = Errno;
 
     fn machine_frame(&self, frame: PseudoPhysicalFrame) -> MachineFrame {
         self.frames.get(frame.0 as usize).copied().unwrap_or(MachineFrame(u64::MAX))
+    }
+
+    fn announce(&mut self, end: PseudoPhysicalFrame) {
+        self.announced = end.0;
     }
 
     fn write(&mut self, frame: PseudoPhysicalFrame, offset: usize, bytes: &[u8]) -> Result<(), Errno> {

@@ -19,7 +19,7 @@ use super::handle::Handle;
 use super::nic::{GuestNic, SWITCH};
 use super::pci::GuestPci;
 use crate::net::Vlan;
-use crate::store::{Error, Grant, Nodes, Permissions, Rights};
+use crate::store::{Error, Grant, Nodes, Permissions, Rights, Seedling};
 
 /// The domain that runs the back ends.
 const BACK_END: DomainId = DomainId::ZERO;
@@ -54,26 +54,25 @@ fn shared(owner: DomainId, reader: DomainId) -> Permissions {
     Permissions::new(owner, Rights::empty(), &[Grant { domain: reader, rights: Rights::READ }])
 }
 
-/// A part of the tree that is being written.
-struct Directory<'a, 'b> {
-    nodes: &'a mut Nodes<'b>,
-    path: String,
-}
+/// A directory that is being written, and planted in the tree when all of it is there.
+struct Directory(Seedling);
 
-impl<'a, 'b> Directory<'a, 'b> {
-    /// Makes a directory with permissions of its own.
-    fn make(nodes: &'a mut Nodes<'b>, path: String, permissions: &Permissions) -> Result<Self, Error> {
-        nodes.put(&path, "", permissions)?;
-        Ok(Self { nodes, path })
+impl Directory {
+    fn new(nodes: &mut Nodes<'_>, path: &str, permissions: &Permissions) -> Result<Self, Error> {
+        nodes.seedling(path, permissions).map(Self)
     }
 
     fn write(&mut self, key: &str, value: impl ToString) -> Result<(), Error> {
-        self.nodes.write(&format!("{}/{key}", self.path), value.to_string())
+        self.0.write(key, value.to_string())
     }
 
     /// A key that the guest may change.
     fn write_for_guest(&mut self, key: &str, guest: DomainId) -> Result<(), Error> {
-        self.nodes.put(&format!("{}/{key}", self.path), "", &Permissions::private(guest))
+        self.0.put(key, "", &Permissions::private(guest))
+    }
+
+    fn plant(self, nodes: &mut Nodes<'_>) -> Result<(), Error> {
+        nodes.plant(self.0)
     }
 }
 
@@ -119,7 +118,7 @@ pub fn plug_vcpus(nodes: &mut Nodes<'_>, guest: DomainId, count: u32, all: u32) 
 fn write_home(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     let (guest, kibibytes) = (built.domain, built.configuration.memory * 1024);
     let most = built.configuration.most_memory.unwrap_or(built.configuration.memory) * 1024;
-    let mut home = Directory::make(nodes, domain_path(guest), &readable(guest))?;
+    let mut home = Directory::new(nodes, &domain_path(guest), &readable(guest))?;
     home.write("vm", format!("/vm/{}", built.handle))?;
     home.write("name", &built.configuration.name)?;
     home.write("domid", guest)?;
@@ -143,23 +142,25 @@ fn write_home(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     ] {
         home.write_for_guest(key, guest)?;
     }
-    home.write_for_guest("device/suspend/event-channel", guest)
+    home.write_for_guest("device/suspend/event-channel", guest)?;
+    home.plant(nodes)
 }
 
 fn write_machine(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
-    let mut machine = Directory::make(nodes, format!("/vm/{}", built.handle), &readable(built.domain))?;
+    let mut machine = Directory::new(nodes, &format!("/vm/{}", built.handle), &readable(built.domain))?;
     machine.write("uuid", built.handle)?;
     machine.write("name", &built.configuration.name)?;
     machine.write("image/ostype", "linux")?;
     machine.write("image/kernel", &built.configuration.kernel)?;
     machine.write("image/cmdline", &built.configuration.command_line)?;
-    machine.write("start_time", built.start_time)
+    machine.write("start_time", built.start_time)?;
+    machine.plant(nodes)
 }
 
 fn write_console(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> {
     let guest = built.domain;
     let (front, back) = (format!("{}/console", domain_path(guest)), back_end("console", guest, 0));
-    let mut console = Directory::make(nodes, front.clone(), &readable(guest))?;
+    let mut console = Directory::new(nodes, &front, &readable(guest))?;
     console.write("backend", &back)?;
     console.write("backend-id", BACK_END)?;
     console.write("type", "xenconsoled")?;
@@ -168,12 +169,14 @@ fn write_console(nodes: &mut Nodes<'_>, built: &Built<'_>) -> Result<(), Error> 
     console.write("limit", CONSOLE_LIMIT)?;
     console.write("ring-ref", built.console.0.0)?;
     console.write("port", built.console.1)?;
-    let mut console = Directory::make(nodes, back, &shared(BACK_END, guest))?;
+    console.plant(nodes)?;
+    let mut console = Directory::new(nodes, &back, &shared(BACK_END, guest))?;
     console.write("frontend", front)?;
     console.write("frontend-id", guest)?;
     console.write("online", 1)?;
     console.write("state", XenbusState::Initialising.number())?;
-    console.write("protocol", "vt100")
+    console.write("protocol", "vt100")?;
+    console.plant(nodes)
 }
 
 /// Writes both halves of a disk.
@@ -195,7 +198,8 @@ pub fn write_disk(nodes: &mut Nodes<'_>, guest: DomainId, disk: &GuestDisk) -> R
     back.write("bootable", 1)?;
     back.write("removable", 0)?;
     back.write("online", 1)?;
-    back.write("state", XenbusState::Initialising.number())
+    back.write("state", XenbusState::Initialising.number())?;
+    back.plant(nodes)
 }
 
 /// Writes both halves of an interface of the guest called `name`.
@@ -223,7 +227,8 @@ pub fn write_nic(nodes: &mut Nodes<'_>, guest: DomainId, name: &str, nic: &Guest
     back.write("type", "vif")?;
     back.write("hotplug-status", "connected")?;
     back.write("online", 1)?;
-    back.write("state", XenbusState::Initialising.number())
+    back.write("state", XenbusState::Initialising.number())?;
+    back.plant(nodes)
 }
 
 /// Writes both halves of the one device that stands for all that a guest drives itself, if there are any.
@@ -239,26 +244,28 @@ fn write_pci(nodes: &mut Nodes<'_>, guest: DomainId, devices: &[GuestPci]) -> Re
     }
     back.write(key::NUM_DEVS, devices.len())?;
     back.write("online", 1)?;
-    back.write("state", XenbusState::Initialising.number())
+    back.write("state", XenbusState::Initialising.number())?;
+    back.plant(nodes)
 }
 
 /// Writes what the two halves of a device say of each other, and the front end as `more` says; gives the back
-/// end's directory. The back end's state is to be written last: it is what a back end waits for.
-fn write_pair<'a, 'b>(
-    nodes: &'a mut Nodes<'b>,
+/// end's directory, to be planted last: it is what a back end waits for.
+fn write_pair(
+    nodes: &mut Nodes<'_>,
     kind: &str,
     guest: DomainId,
     number: u32,
-    more: impl FnOnce(&mut Directory<'_, '_>) -> Result<(), Error>,
-) -> Result<Directory<'a, 'b>, Error> {
+    more: impl FnOnce(&mut Directory) -> Result<(), Error>,
+) -> Result<Directory, Error> {
     let front_path = front_end(kind, guest, number);
     let back_path = back_end(kind, guest, number);
-    let mut front = Directory::make(nodes, front_path.clone(), &shared(guest, BACK_END))?;
+    let mut front = Directory::new(nodes, &front_path, &shared(guest, BACK_END))?;
     front.write("backend", &back_path)?;
     front.write("backend-id", BACK_END)?;
     more(&mut front)?;
     front.write("state", XenbusState::Initialising.number())?;
-    let mut back = Directory::make(nodes, back_path, &shared(BACK_END, guest))?;
+    front.plant(nodes)?;
+    let mut back = Directory::new(nodes, &back_path, &shared(BACK_END, guest))?;
     back.write("frontend", front_path)?;
     back.write("frontend-id", guest)?;
     Ok(back)

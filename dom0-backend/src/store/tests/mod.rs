@@ -5,6 +5,7 @@ mod local;
 mod model;
 mod nodes;
 mod permissions;
+mod planting;
 mod quotas;
 mod robustness;
 mod transactions;

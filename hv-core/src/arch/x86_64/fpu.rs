@@ -13,7 +13,7 @@
 use super::{cpu::this_cpu, own_registers, start::cpuid};
 use crate::{
     cpu::Cpu,
-    extended_state::{self, AREA_SIZE, component, initial_legacy},
+    extended_state::{self, component, initial_legacy},
     vcpu::{Context, Vcpu},
 };
 use core::{
@@ -61,7 +61,11 @@ fn find_components() -> u64 {
     let [low, _, _, high] = cpuid(0xd, 0);
     let kept = extended_state::kept(u64::from(low) | u64::from(high) << 32);
     let size = extended_state::size_of_area(kept, |number| cpuid(0xd, number));
-    if size as usize <= AREA_SIZE { kept } else { kept & (component::X87 | component::SSE) }
+    if size as usize <= extended_state::room_for(kept) {
+        kept
+    } else {
+        kept & (component::X87 | component::SSE)
+    }
 }
 
 /// Components of extended state that vCPUs have; none where there is no `xsave`.
@@ -116,7 +120,7 @@ fn set_trap(trap: bool) {
 /// Stores all kept components.
 ///
 /// # Safety
-/// `area` must be a page that holds a header the CPU stored or that is zero.
+/// `area` must have room for them, be aligned to 64 bytes, and hold a header that the CPU stored or that is zero.
 unsafe fn store(cpu: &Cpu, area: *mut u8) {
     let kept = components();
     let (low, high) = (kept as u32, (kept >> 32) as u32);
@@ -180,7 +184,7 @@ pub fn save(vcpu: &Vcpu, context: &mut Context) {
         return;
     }
     set_trap(false);
-    // SAFETY: the area is a page of its own in which only the CPU and `ExtendedState` write; the initial state can be
+    // SAFETY: the area has room for all that is kept, only the CPU and `ExtendedState` write; the initial state can be
     // loaded by every CPU, and the rest of its area is not looked at.
     unsafe {
         store(cpu, context.fpu.area());
