@@ -17,6 +17,7 @@ mod error;
 pub(crate) mod fake;
 mod life;
 mod manager;
+mod maps;
 
 pub use copy::GrantCopy;
 pub use cost::{Amounts, Cost};
@@ -24,3 +25,4 @@ pub use device_task::{BackEnd, Connection};
 pub use error::ConnectError;
 pub use life::{Step, View, next_step};
 pub use manager::serve;
+pub use maps::GrantMap;

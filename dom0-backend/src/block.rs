@@ -14,6 +14,7 @@ mod back_end;
 mod counters;
 mod data_path;
 mod image;
+mod kept;
 mod partition;
 mod range;
 mod request;

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! A request takes its memory along and gets it back with the outcome, so nothing is copied and a caller may go
-//! away at any time. Requests that are not answered survive the back end: they are asked of the next one.
+//! away at any time. Memory that is used again is known to the back end already. Requests that are not answered survive the back end: they are asked of the next one.
 
+mod buffer;
 mod disk;
 mod driver;
 mod operation;
@@ -20,7 +21,8 @@ mod request;
 mod tests;
 mod wire;
 
-pub use disk::{Disk, DiskInfo};
+pub use buffer::{BufferPool, DataBuffer};
+pub use disk::{Disk, DiskBuffer, DiskInfo};
 pub use driver::VbdDriver;
 pub use owned::OwnedDisk;
 pub use queue::{BlockCounters, BlockQueue, FlushBy, Limits};

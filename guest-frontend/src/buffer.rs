@@ -40,6 +40,9 @@ pub trait GrantTable {
     /// A grant given to the back end.
     type Grant: Grant;
 
+    /// The domain that the back end is in.
+    fn peer(&self) -> DomainId;
+
     /// Lets the back end at one of our pages.
     ///
     /// # Errors
@@ -67,6 +70,10 @@ pub struct GrantsTo(pub DomainId);
 
 impl GrantTable for GrantsTo {
     type Grant = grant::Grant;
+
+    fn peer(&self) -> DomainId {
+        self.0
+    }
 
     fn grant(&self, frame: MachineFrame, access: BackEndMay) -> Result<grant::Grant, Errno> {
         let access = match access {
@@ -149,43 +156,16 @@ impl<G: Grant> PrivateBuffer<G> {
     ///
     /// If the buffer is shorter than `length`.
     pub fn share<T: GrantTable<Grant = G>>(
-        mut self,
+        self,
         table: &T,
         access: BackEndMay,
         length: usize,
     ) -> Result<SharedBuffer<G>, NotShared<G>> {
-        for page in 0..length.div_ceil(PAGE_SIZE) {
-            match table.grant(self.0.pages.machine_frame(page), access) {
-                Ok(grant) => self.0.grants.push(grant),
-                Err(errno) => return Err(NotShared { buffer: SharedBuffer(self.0).reclaim().ok(), errno }),
-            }
+        let mut shared = SharedBuffer(self.0);
+        match shared.grant(table, access, length.div_ceil(PAGE_SIZE)) {
+            Ok(()) => Ok(shared),
+            Err(errno) => Err(NotShared { buffer: shared.reclaim().ok(), errno }),
         }
-        Ok(SharedBuffer(self.0))
-    }
-}
-
-/// Pages that a device of this domain's own may be reading or writing, so nobody reads or writes them here. Dropped in
-/// that state they are lost, since nobody could say when the device will be done with them.
-pub struct LentBuffer<G: Grant>(ManuallyDrop<PrivateBuffer<G>>);
-
-impl<G: Grant> LentBuffer<G> {
-    /// Lends a buffer to a device.
-    pub fn new(buffer: PrivateBuffer<G>) -> Self {
-        Self(ManuallyDrop::new(buffer))
-    }
-
-    /// The machine frame of a page.
-    ///
-    /// # Panics
-    ///
-    /// If the buffer has fewer pages.
-    pub fn machine_frame(&self, page: usize) -> MachineFrame {
-        self.0.0.pages.machine_frame(page)
-    }
-
-    /// Takes the pages back, once the device is done with them.
-    pub fn give_back(self) -> PrivateBuffer<G> {
-        ManuallyDrop::into_inner(self.0)
     }
 }
 
@@ -232,6 +212,56 @@ impl<G: Grant> fmt::Debug for PrivateBuffer<G> {
 pub struct SharedBuffer<G: Grant>(Buffer<G>);
 
 impl<G: Grant> SharedBuffer<G> {
+    /// Takes `pages` free pages, none of which is shared yet.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PrivateBuffer::new`].
+    pub fn new(pages: usize) -> Result<Self, Errno> {
+        PrivateBuffer::new(pages).map(|buffer| Self(buffer.0))
+    }
+
+    /// Lets the back end at the first `pages` pages, as far as they are not shared already.
+    ///
+    /// # Errors
+    ///
+    /// If the grant table is full.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer pages.
+    #[inline]
+    pub fn grant<T: GrantTable<Grant = G>>(
+        &mut self,
+        table: &T,
+        access: BackEndMay,
+        pages: usize,
+    ) -> Result<(), Errno> {
+        for page in self.0.grants.len()..pages {
+            self.0.grants.push(table.grant(self.0.pages.machine_frame(page), access)?);
+        }
+        Ok(())
+    }
+
+    /// Ends all grants; returns whether that succeeded. Those that are left can be tried again.
+    pub fn end_grants(&mut self) -> bool {
+        self.0.end_grants()
+    }
+
+    /// How many pages there are, shared or not.
+    pub fn pages(&self) -> usize {
+        self.0.pages.pages()
+    }
+
+    /// The machine frame of a page.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer pages.
+    pub fn machine_frame(&self, page: usize) -> MachineFrame {
+        self.0.pages.machine_frame(page)
+    }
+
     /// The grant references of the shared pages, in order.
     pub fn references(&self) -> impl ExactSizeIterator<Item = GrantReference> + '_ {
         self.0.grants.iter().map(Grant::reference)
@@ -253,6 +283,15 @@ impl<G: Grant> SharedBuffer<G> {
     /// If there are fewer bytes.
     pub fn copy_out(&self, offset: usize, into: &mut [u8]) {
         self.0.pages.copy_out(offset, into);
+    }
+
+    /// Copies bytes in, from `offset` on. The back end may change them at once.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer bytes.
+    pub fn copy_in(&self, offset: usize, from: &[u8]) {
+        self.0.pages.copy_in(offset, from);
     }
 
     /// Takes the pages back.

@@ -42,8 +42,6 @@ pub enum Fault {
         /// What was answered.
         answered: u8,
     },
-    /// It answered a request and yet keeps hold of its memory.
-    KeepsMemory,
 }
 
 impl From<Corrupt> for Fault {
@@ -69,7 +67,6 @@ impl fmt::Display for Fault {
             Self::WrongOperation { asked, answered } => {
                 write!(formatter, "answer to operation {answered} where {asked} was asked for")
             }
-            Self::KeepsMemory => formatter.write_str("memory kept after the answer"),
         }
     }
 }

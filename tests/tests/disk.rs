@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tests::pattern::{data, seed, sha256};
-use tests::{Dom0, Ledger, Report, program};
+use tests::{Dom0, Ledger, Prompt, Report, program};
 use xtask::disk;
 use xtask::scratch::Scratch;
 
@@ -155,4 +155,32 @@ fn sectors_that_are_not_there_or_that_another_guest_has_are_refused() {
     }
     before.expect_same(&mut dom0, "the attempts");
     dom0.succeed("create b disk=disk0@16M+8M");
+}
+
+#[test]
+fn pages_that_stay_mapped_are_the_guests_again_when_its_disk_goes_or_itself() {
+    let (_scratch, disk) = empty_disk();
+    let mut dom0 = Dom0::new().with(|machine| machine.disk(disk)).start();
+    let read = |dom0: &mut Prompt, guest| dom0.succeed(&format!("guest-run {guest} \"disk-hash 0 8M\""));
+    dom0.succeed("create first disk=disk0");
+    read(&mut dom0, "first");
+    dom0.succeed("destroy first");
+    let before = Ledger::of(&mut dom0);
+
+    dom0.succeed("create a disk=disk0");
+    read(&mut dom0, "a");
+    let mapped = Ledger::of(&mut dom0).mapped;
+    assert!(mapped >= before.mapped + 512, "eight requests of 256 KiB are under way: {mapped}");
+    read(&mut dom0, "a");
+    assert_eq!(Ledger::of(&mut dom0).mapped, mapped, "the same pages again");
+    dom0.succeed("block-detach a xvda");
+    dom0.succeed("block-attach a disk0");
+    read(&mut dom0, "a");
+    assert_eq!(Ledger::of(&mut dom0).mapped, mapped, "what the first connection had mapped is unmapped");
+    dom0.succeed("destroy a");
+    before.expect_same(&mut dom0, "the end of a guest whose pages were mapped");
+
+    dom0.succeed("create b disk=disk0 cmdline=\"run='disk-hash 0 64M'\"");
+    dom0.succeed("destroy b");
+    before.expect_same(&mut dom0, "the end of a guest that was reading");
 }

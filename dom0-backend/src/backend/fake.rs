@@ -13,6 +13,7 @@ use pv_runtime::grant::{CopyEnd, GrantAccess, GrantError};
 use pv_runtime::memory::{BuilderPage, Page, SharedMemory};
 
 use super::copy::GrantCopy;
+use super::maps::GrantMap;
 
 /// What all guests granted.
 #[derive(Default)]
@@ -27,6 +28,10 @@ pub struct FakeHypervisor {
     pub map_calls: Cell<usize>,
     /// Grants that are mapped for devices at present.
     pub device_maps: Cell<usize>,
+    /// Grants that were ever mapped for devices.
+    pub device_maps_made: Cell<usize>,
+    /// Pages that are mapped for the back end at present.
+    pub page_maps: Cell<usize>,
 }
 
 impl FakeHypervisor {
@@ -42,6 +47,12 @@ impl FakeHypervisor {
         self.next.set(reference.0 + 1);
         self.grants.borrow_mut().insert((domain, reference), (page.machine_frame(), access));
         reference
+    }
+
+    /// Gives a reference another page, as a guest can that breaks its promises.
+    pub fn replace(&self, domain: DomainId, reference: GrantReference, page: &Page) {
+        let granted = (page.machine_frame(), GrantAccess::ReadWrite);
+        self.grants.borrow_mut().insert((domain, reference), granted);
     }
 
     /// Takes back all grants of a page.
@@ -134,5 +145,97 @@ impl GrantCopy for FakeCopy {
 
     fn len(&self) -> usize {
         self.copies.len()
+    }
+}
+
+/// A page that devices know until this is dropped.
+pub struct FakeDevice {
+    hypervisor: Rc<FakeHypervisor>,
+    frame: MachineFrame,
+}
+
+impl Drop for FakeDevice {
+    fn drop(&mut self) {
+        self.hypervisor.device_maps.set(self.hypervisor.device_maps.get() - 1);
+    }
+}
+
+/// A guest's page as the back end sees it until this is dropped.
+pub struct FakePage {
+    hypervisor: Rc<FakeHypervisor>,
+    page: BuilderPage,
+}
+
+impl Drop for FakePage {
+    fn drop(&mut self) {
+        self.hypervisor.page_maps.set(self.hypervisor.page_maps.get() - 1);
+    }
+}
+
+/// Maps of the fake hypervisor.
+pub struct FakeMaps {
+    hypervisor: Rc<FakeHypervisor>,
+    wanted: Vec<(DomainId, GrantReference, GrantAccess)>,
+    withdrawn: Vec<FakeDevice>,
+}
+
+impl FakeMaps {
+    pub fn new(hypervisor: &Rc<FakeHypervisor>) -> Self {
+        Self { hypervisor: Rc::clone(hypervisor), wanted: Vec::new(), withdrawn: Vec::new() }
+    }
+
+    fn count_call(&self, is_made: bool) {
+        self.hypervisor.map_calls.set(self.hypervisor.map_calls.get() + usize::from(is_made));
+    }
+
+    fn map_one(
+        &self,
+        (domain, reference, access): (DomainId, GrantReference, GrantAccess),
+    ) -> Result<FakeDevice, GrantError> {
+        let hypervisor = Rc::clone(&self.hypervisor);
+        let frame = hypervisor.resolve(domain, reference, access)?;
+        hypervisor.device_maps.set(hypervisor.device_maps.get() + 1);
+        hypervisor.device_maps_made.set(hypervisor.device_maps_made.get() + 1);
+        Ok(FakeDevice { hypervisor, frame })
+    }
+}
+
+impl GrantMap for FakeMaps {
+    type Device = FakeDevice;
+    type Page = FakePage;
+
+    fn push(&mut self, domain: DomainId, reference: GrantReference, access: GrantAccess) {
+        self.wanted.push((domain, reference, access));
+    }
+
+    fn map(&mut self) -> impl Iterator<Item = Result<FakeDevice, GrantError>> {
+        let wanted = core::mem::take(&mut self.wanted);
+        self.count_call(!wanted.is_empty());
+        wanted.into_iter().map(|one| self.map_one(one))
+    }
+
+    fn bus_address(mapping: &FakeDevice) -> u64 {
+        mapping.frame.physical_address()
+    }
+
+    fn withdraw(&mut self, mapping: FakeDevice) {
+        self.withdrawn.push(mapping);
+    }
+
+    fn unmap(&mut self) {
+        self.count_call(!self.withdrawn.is_empty());
+        self.withdrawn.clear();
+    }
+
+    fn map_page(&self, domain: DomainId, reference: GrantReference) -> Result<FakePage, GrantError> {
+        let hypervisor = Rc::clone(&self.hypervisor);
+        let frame = hypervisor.resolve(domain, reference, GrantAccess::ReadOnly)?;
+        hypervisor.page_maps.set(hypervisor.page_maps.get() + 1);
+        let page = BuilderPage::find(frame).expect("every frame is found on a host");
+        Ok(FakePage { hypervisor, page })
+    }
+
+    fn read_page(page: &FakePage, into: &mut [u8]) {
+        page.page.copy_out(0, into);
     }
 }

@@ -12,7 +12,7 @@ use hypercall_abi::io::protocols::XEN_IO_PROTO_ABI_X86_64;
 use hypercall_abi::{DomainId, Errno, GrantReference, Port};
 use pv_runtime::event_channel::EventChannel;
 use pv_runtime::executor::{Either, JoinHandle, Signal, select, spawn, yield_now};
-use pv_runtime::grant::{CopyBatch, GrantAccess, GrantMapping, map_pages};
+use pv_runtime::grant::{CopyBatch, DeviceBatch, GrantAccess, GrantMapping, map_pages};
 use pv_runtime::xenbus::Device;
 use ring::{BackRing, Corrupt};
 
@@ -20,6 +20,7 @@ use super::counters::BlockCounters;
 use super::data_path::{CopyPath, DataPath, DirectPath};
 use super::device::{BlockDevice, Completions, Geometry, SECTOR_SIZE};
 use super::image::Images;
+use super::kept::Budget;
 use super::range::DiskRange;
 use super::request::Rules;
 use super::vbd::{INDIRECT_SEGMENTS_MAX, Vbd};
@@ -28,6 +29,8 @@ use crate::toolstack::Target;
 
 /// Base-two logarithm of the most pages that a ring may have.
 const RING_PAGE_ORDER_MAX: u32 = 2;
+/// Grants that are kept mapped of all guests at most: a quarter of those that a domain can have mapped.
+const KEPT_MAX: usize = 16_384;
 /// The bytes in a front end's sectors, whatever the disk has.
 const FRONT_SECTOR_SIZE: u32 = SECTOR_SIZE;
 
@@ -51,6 +54,8 @@ pub struct BlockBackEnd {
     images: Rc<Images>,
     /// Whether devices can be let at guests' pages.
     is_direct: bool,
+    /// How many more grants of guests may be kept mapped.
+    budget: Budget,
     connected: Rc<RefCell<Connected>>,
 }
 
@@ -65,7 +70,8 @@ impl BlockBackEnd {
         if !is_direct {
             log::info!("devices do not reach guests' pages: disk data is copied");
         }
-        Self { disks: disks.into_iter().collect(), images, is_direct, connected: Rc::default() }
+        let (disks, budget) = (disks.into_iter().collect(), Budget::new(KEPT_MAX));
+        Self { disks, images, is_direct, budget, connected: Rc::default() }
     }
 
     /// The disks that guests are connected to.
@@ -105,8 +111,8 @@ impl BlockBackEnd {
     }
 }
 
-/// What a front end is told of its disk.
-fn offers(rules: &Rules) -> [(&'static str, u64); 9] {
+/// What a front end is told of its disk, and whether grants can be kept.
+fn offers(rules: &Rules, keeps_grants: bool) -> [(&'static str, u64); 9] {
     let Geometry { sectors, logical_block_size, physical_block_size, is_read_only, has_cache, .. } =
         rules.geometry;
     let per_block = u64::from(logical_block_size / FRONT_SECTOR_SIZE).max(1);
@@ -115,7 +121,7 @@ fn offers(rules: &Rules) -> [(&'static str, u64); 9] {
         (key::FEATURE_MAX_INDIRECT_SEGMENTS, rules.indirect_segments_max.into()),
         (key::FEATURE_FLUSH_CACHE, has_cache.into()),
         (key::FEATURE_BARRIER, has_cache.into()),
-        (key::FEATURE_PERSISTENT, 0),
+        (key::FEATURE_PERSISTENT, keeps_grants.into()),
         (key::INFO, if is_read_only { VDISK_READONLY.into() } else { 0 }),
         // In sectors of 512 bytes, as front ends read it, but in whole blocks.
         (key::SECTORS, sectors / per_block * per_block),
@@ -130,7 +136,7 @@ impl BackEnd for BlockBackEnd {
 
     async fn offer(&self, device: &Device) -> Result<(), ConnectError> {
         let (_, rules) = self.source(device).await?;
-        for (key, value) in offers(&rules) {
+        for (key, value) in offers(&rules, self.is_direct) {
             device.store().write(&device.key(key), value.to_string()).await?;
         }
         Ok(())
@@ -146,7 +152,9 @@ impl BackEnd for BlockBackEnd {
         let counters = Rc::<BlockCounters>::default();
         let made = (guest, ring, disk, rules, &counters);
         let (completions, task, state) = if self.is_direct {
-            start(made, DirectPath::default(), channel)?
+            let path =
+                DirectPath::new(CopyBatch::new(), DeviceBatch::new(), front.keeps_grants, &self.budget);
+            start(made, path, channel)?
         } else {
             start(made, CopyPath::new(CopyBatch::new()), channel)?
         };
@@ -166,6 +174,8 @@ fn number_of(device: &Device) -> u32 {
 struct FrontEnd {
     ring: Vec<GrantReference>,
     port: Port,
+    /// It uses the same grants again and again.
+    keeps_grants: bool,
 }
 
 impl FrontEnd {
@@ -179,7 +189,8 @@ impl FrontEnd {
         }
         let port = device.read_peer(key::EVENT_CHANNEL).await?;
         let port = Port(port.ok_or(ConnectError::Missing(key::EVENT_CHANNEL))?);
-        Ok(Self { ring: Self::read_ring(device).await?, port })
+        let keeps_grants = device.read_peer::<u32>(key::FEATURE_PERSISTENT).await?.unwrap_or(0) != 0;
+        Ok(Self { ring: Self::read_ring(device).await?, port, keeps_grants })
     }
 
     /// The grants of the ring's pages. One page may be called `ring-ref` or `ring-ref0`.

@@ -11,6 +11,7 @@ use hypercall_abi::GrantReference;
 use hypercall_abi::io::blkif::*;
 
 use super::device::{Geometry, Operation, Segment};
+use super::kept::Epoch;
 
 /// What a guest may ask of its disk.
 #[derive(Clone, Copy, Debug)]
@@ -146,8 +147,10 @@ pub struct Request<L> {
     pub grants: Vec<GrantedSegment>,
     /// The same pages as the device finds them.
     pub segments: Vec<Segment>,
-    /// What keeps them in place.
+    /// What keeps them in place, as far as that is for this request only.
     pub leases: Vec<L>,
+    /// Since when it may be using grants that are kept.
+    pub epoch: Option<Epoch>,
     /// Bytes that the request reads or writes.
     pub length: u64,
     /// What to answer.
@@ -165,6 +168,7 @@ impl<L> Default for Request<L> {
             grants: Vec::new(),
             segments: Vec::new(),
             leases: Vec::new(),
+            epoch: None,
             length: 0,
             status: BLKIF_RSP_OKAY,
             steps: &[],

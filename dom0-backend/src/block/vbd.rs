@@ -1,8 +1,8 @@
 //! One guest's disk: from requests on its ring to responses.
 //!
 //! Work comes in rounds. A round takes what the device completed and what the guest asked, each as a batch, so
-//! that there is one hypercall to let the device at all the pages, one to take them away again, one doorbell
-//! and at most one event:
+//! that there is at most one hypercall to let the device at all the pages, one to take them away again, one
+//! doorbell and one event:
 //!
 //! ```text
 //!   completed ──────────────────► detach ─► responses ─► commit
@@ -212,12 +212,21 @@ impl<M: RingMemory, D: DataPath> Vbd<M, D> {
         let mut request = self.spares.take();
         match request.load(raw, &self.rules) {
             Ok(Need::Pages) => self.fresh.push(request),
-            Ok(Need::Table(table)) => {
-                self.want_table(table);
-                self.fresh.push(request);
-            }
+            Ok(Need::Table(table)) => self.take_indirect(request, table),
             Err(rejection) => self.reject(request, rejection),
         }
+    }
+
+    /// Reads the table of a request if it is within reach; otherwise notes that it is wanted.
+    #[inline]
+    fn take_indirect(&mut self, mut request: Box<Request<D::Lease>>, table: Table) {
+        let segments = &mut self.table[..usize::from(table.count)];
+        if !self.path.read_kept(self.guest, table.reference, segments.as_mut_bytes()) {
+            self.want_table(table);
+        } else if let Err(rejection) = request.load_table(segments, &self.rules) {
+            return self.reject(request, rejection);
+        }
+        self.fresh.push(request);
     }
 
     /// Has the table of the next request in `fresh` copied into its place.

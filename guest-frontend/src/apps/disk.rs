@@ -14,8 +14,7 @@ use super::failure::Failure;
 use super::hash::Hash;
 use super::pattern::Pattern;
 use super::stopwatch::Stopwatch;
-use crate::block::{BlockError, Disk, Outcome, Sector};
-use crate::buffer::PrivateBuffer;
+use crate::block::{BlockError, Disk, DiskBuffer, Outcome, Sector};
 
 /// Bytes of a request.
 const CHUNK: u64 = 256 << 10;
@@ -41,18 +40,18 @@ impl Pipeline {
         self.under_way.len() == DEPTH
     }
 
-    fn read(&mut self, start: Sector, buffer: PrivateBuffer<Grant>, length: usize) {
+    fn read(&mut self, start: Sector, buffer: DiskBuffer, length: usize) {
         let disk = self.disk.clone();
         self.under_way.push_back((length, spawn(async move { disk.read(start, buffer, length).await })));
     }
 
-    fn write(&mut self, start: Sector, buffer: PrivateBuffer<Grant>, length: usize) {
+    fn write(&mut self, start: Sector, buffer: DiskBuffer, length: usize) {
         let disk = self.disk.clone();
         self.under_way.push_back((length, spawn(async move { disk.write(start, buffer, length).await })));
     }
 
     /// Waits for the oldest request. Returns its buffer and length, or `None` if there is no request.
-    async fn next(&mut self) -> Result<Option<(PrivateBuffer<Grant>, usize)>, Failure> {
+    async fn next(&mut self) -> Result<Option<(DiskBuffer, usize)>, Failure> {
         let Some((length, request)) = self.under_way.pop_front() else { return Ok(None) };
         let Outcome { buffer, result } = request.join().await;
         result?;
@@ -84,10 +83,12 @@ pub(super) async fn write(disk: &Disk, seed: u64, extent: Extent) -> Result<(), 
         let reused = if pipeline.is_full() { pipeline.next().await? } else { None };
         let mut buffer = match reused {
             Some((buffer, _)) => buffer,
-            None => PrivateBuffer::with_size(CHUNK as usize)?,
+            None => disk.buffer(CHUNK as usize)?,
         };
-        pattern.fill(&mut buffer[..length]);
-        hash.add(&buffer[..length]);
+        buffer.fill_with(length, |piece| {
+            pattern.fill(piece);
+            hash.add(piece);
+        });
         pipeline.write(sector, buffer, length);
     }
     while pipeline.next().await?.is_some() {}
@@ -104,17 +105,17 @@ async fn read_each(disk: &Disk, extent: Extent, mut visit: impl FnMut(&[u8])) ->
         if pipeline.is_full()
             && let Some((buffer, length)) = pipeline.next().await?
         {
-            visit(&buffer[..length]);
+            buffer.visit(length, &mut visit);
             reused = Some(buffer);
         }
         let buffer = match reused {
             Some(buffer) => buffer,
-            None => PrivateBuffer::with_size(CHUNK as usize)?,
+            None => disk.buffer(CHUNK as usize)?,
         };
         pipeline.read(sector, buffer, length);
     }
     while let Some((buffer, length)) = pipeline.next().await? {
-        visit(&buffer[..length]);
+        buffer.visit(length, &mut visit);
     }
     Ok(())
 }

@@ -5,12 +5,10 @@ use alloc::vec::Vec;
 use hypercall_abi::PAGE_SIZE;
 use hypercall_abi::io::blkif::SECTOR_SIZE;
 use pv_runtime::executor::spawn;
-use pv_runtime::grant::Grant;
 
 use super::marks::Marks;
 use crate::apps::{Failure, machine::Machine};
-use crate::block::{BlockError, Disk, Sector};
-use crate::buffer::PrivateBuffer;
+use crate::block::{BlockError, Disk, DiskBuffer, Sector};
 
 /// Sectors of a page.
 const SECTORS: u64 = (PAGE_SIZE / SECTOR_SIZE) as u64;
@@ -23,7 +21,7 @@ const SECTORS: u64 = (PAGE_SIZE / SECTOR_SIZE) as u64;
 pub(super) async fn rounds(machine: &Machine, rounds: u32, depth: u32) -> Result<(), Failure> {
     let disk = machine.disk(0)?;
     let marks = Marks::connect(machine.store.as_ref()).await?;
-    let mut buffers = (0..depth).map(|_| PrivateBuffer::new(1)).collect::<Result<Vec<_>, _>>()?;
+    let mut buffers = (0..depth).map(|_| disk.buffer(PAGE_SIZE)).collect::<Result<Vec<_>, _>>()?;
     for _ in 0..rounds {
         marks.pass().await?;
         buffers = round(&disk, buffers).await?;
@@ -33,11 +31,8 @@ pub(super) async fn rounds(machine: &Machine, rounds: u32, depth: u32) -> Result
 }
 
 /// Reads into all buffers at once, and gives them back.
-async fn round(
-    disk: &Disk,
-    buffers: Vec<PrivateBuffer<Grant>>,
-) -> Result<Vec<PrivateBuffer<Grant>>, BlockError> {
-    let begin = |(place, buffer): (u64, PrivateBuffer<Grant>)| {
+async fn round(disk: &Disk, buffers: Vec<DiskBuffer>) -> Result<Vec<DiskBuffer>, BlockError> {
+    let begin = |(place, buffer): (u64, DiskBuffer)| {
         let disk = disk.clone();
         spawn(async move { disk.read(Sector(place * SECTORS), buffer, PAGE_SIZE).await })
     };

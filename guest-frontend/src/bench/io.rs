@@ -12,7 +12,6 @@ use core::fmt;
 use hypercall_abi::io::blkif::SECTOR_SIZE;
 use hypercall_abi::{Errno, VcpuId};
 use pv_runtime::executor::spawn;
-use pv_runtime::grant::Grant;
 use pv_runtime::hypercall::vcpu_runstate;
 use pv_runtime::println;
 use pv_runtime::time::{ticks_per_second, time_stamp_counter};
@@ -20,8 +19,7 @@ use pv_runtime::time::{ticks_per_second, time_stamp_counter};
 use super::marks::Marks;
 use crate::apps::pattern::{self, Pattern};
 use crate::apps::{Failure, machine::Machine};
-use crate::block::{BlockError, Disk, Sector};
-use crate::buffer::PrivateBuffer;
+use crate::block::{BlockError, Disk, DiskBuffer, Sector};
 
 /// What a buffer is filled with before zeroes are read into it.
 const FILLING: u8 = 0xa5;
@@ -77,8 +75,6 @@ impl fmt::Display for Workload {
         write!(formatter, "{action} {order} {} {}", self.bytes, self.depth)
     }
 }
-
-type Buffer = PrivateBuffer<Grant>;
 
 /// Has rounds counted, on the first disk. A kernel that is alone prints what a round takes, less an empty one.
 ///
@@ -143,15 +139,15 @@ fn busy_ticks() -> Result<u64, Errno> {
 
 async fn counted(disk: &Disk, workload: Workload, rounds: u32, counter: &mut Counter) -> Result<(), Failure> {
     let mut places = Places::on(disk, workload).await?;
-    let mut buffers = buffers(workload)?;
+    let (mut buffers, bytes) = (buffers(disk, workload)?, workload.bytes);
     for _ in 0..rounds {
         let requests: Vec<_> = buffers.drain(..).map(|buffer| (places.next(), buffer)).collect();
-        let requests = with_each(requests, |_, buffer| buffer.fill(FILLING));
+        let requests = with_each(requests, |_, buffer| buffer.fill_with(bytes, |piece| piece.fill(FILLING)));
         counter.begin().await?;
         buffers = round(disk, workload, requests).await?;
         counter.end().await?;
         let is_read = workload.action == Action::Read;
-        if is_read && buffers.iter().any(|buffer| buffer.iter().any(|byte| *byte != 0)) {
+        if is_read && buffers.iter().any(|buffer| !is_zero(buffer, bytes)) {
             return Err(Failure::new("the disk holds something else than zeroes"));
         }
     }
@@ -172,18 +168,21 @@ pub(super) async fn check(
 ) -> Result<(), Failure> {
     let disk = machine.disk(disk)?;
     let mut places = Places::on(&disk, workload).await?;
-    let mut buffers = buffers(workload)?;
+    let mut buffers = buffers(&disk, workload)?;
     let is_read = workload.action == Action::Read;
     for _ in 0..rounds {
         let requests: Vec<_> = buffers.drain(..).map(|buffer| (places.next(), buffer)).collect();
         let chosen: Vec<u64> = requests.iter().map(|(place, _)| *place).collect();
-        let requests = with_each(requests, |place, buffer| match is_read {
-            true => buffer.fill(FILLING),
-            false => Pattern::at(seed, place).fill(buffer),
+        let requests = with_each(requests, |place, buffer| {
+            let mut pattern = Pattern::at(seed, place);
+            buffer.fill_with(workload.bytes, |piece| match is_read {
+                true => piece.fill(FILLING),
+                false => pattern.fill(piece),
+            });
         });
         buffers = round(&disk, workload, requests).await?;
         let mut read = chosen.iter().zip(&buffers).filter(|_| is_read);
-        if read.any(|(place, buffer)| !Pattern::at(seed, *place).matches(buffer)) {
+        if read.any(|(place, buffer)| !holds(buffer, workload.bytes, Pattern::at(seed, *place))) {
             return Err(Failure::new("wrong data was read"));
         }
     }
@@ -191,22 +190,39 @@ pub(super) async fn check(
     Ok(())
 }
 
-fn buffers(workload: Workload) -> Result<Vec<Buffer>, Errno> {
-    (0..workload.depth).map(|_| PrivateBuffer::with_size(workload.bytes)).collect()
+fn buffers(disk: &Disk, workload: Workload) -> Result<Vec<DiskBuffer>, Errno> {
+    (0..workload.depth).map(|_| disk.buffer(workload.bytes)).collect()
 }
 
-fn with_each(mut requests: Vec<(u64, Buffer)>, mut body: impl FnMut(u64, &mut [u8])) -> Vec<(u64, Buffer)> {
+fn with_each(
+    mut requests: Vec<(u64, DiskBuffer)>,
+    mut body: impl FnMut(u64, &mut DiskBuffer),
+) -> Vec<(u64, DiskBuffer)> {
     requests.iter_mut().for_each(|(place, buffer)| body(*place, buffer));
     requests
+}
+
+/// Whether the first bytes of a buffer are all zero.
+fn is_zero(buffer: &DiskBuffer, bytes: usize) -> bool {
+    let mut all = 0;
+    buffer.visit(bytes, |piece| all |= piece.iter().fold(0, |all, byte| all | byte));
+    all == 0
+}
+
+/// Whether the first bytes of a buffer are those of the pattern.
+fn holds(buffer: &DiskBuffer, bytes: usize, mut pattern: Pattern) -> bool {
+    let mut same = true;
+    buffer.visit(bytes, |piece| same &= pattern.matches(piece));
+    same
 }
 
 /// Makes all requests at once, and gives the buffers back in the same order.
 async fn round(
     disk: &Disk,
     workload: Workload,
-    requests: Vec<(u64, Buffer)>,
-) -> Result<Vec<Buffer>, BlockError> {
-    let begin = |(place, buffer): (u64, Buffer)| {
+    requests: Vec<(u64, DiskBuffer)>,
+) -> Result<Vec<DiskBuffer>, BlockError> {
+    let begin = |(place, buffer): (u64, DiskBuffer)| {
         let (disk, start) = (disk.clone(), Sector(place / SECTOR_SIZE as u64));
         spawn(async move {
             match workload.action {

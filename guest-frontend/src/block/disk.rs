@@ -4,15 +4,17 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
+use hypercall_abi::Errno;
 use pv_runtime::executor::{Notify, Signal};
 use pv_runtime::grant::Grant;
 
+use super::buffer::{BufferPool, DataBuffer};
 use super::queue::{BlockCounters, BlockQueue};
 use super::request::{Action, BlockError, Completion, Geometry, Outcome, Request, Sector};
-use crate::buffer::{GrantsTo, PrivateBuffer};
+use crate::buffer::GrantsTo;
 
 /// Memory for a disk's requests.
-pub type DiskBuffer = PrivateBuffer<Grant>;
+pub type DiskBuffer = DataBuffer<Grant>;
 
 /// What a disk is and has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,7 @@ pub(super) struct Shared {
     pub(super) is_gone: Cell<bool>,
     /// Whether this domain drives the disk itself.
     pub(super) is_owned: Cell<bool>,
+    pub(super) buffers: BufferPool<Grant>,
 }
 
 /// A disk. Clones are the same disk.
@@ -54,7 +57,18 @@ impl Disk {
             changed: Notify::new(),
             is_gone: Cell::new(false),
             is_owned: Cell::new(false),
+            buffers: BufferPool::new(),
         }))
+    }
+
+    /// Memory for requests of up to `bytes` bytes, with anything in it. Whoever uses it again for the next request
+    /// spares everybody the work of making it known to the back end.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if there are not that many pages in a row.
+    pub fn buffer(&self, bytes: usize) -> Result<DiskBuffer, Errno> {
+        self.0.buffers.take(bytes)
     }
 
     /// Waits until a back end was connected once, and says what disk it is.
@@ -105,7 +119,7 @@ impl Disk {
         buffer: DiskBuffer,
         length: usize,
     ) -> Outcome<Grant> {
-        assert!(length <= buffer.len(), "{length} bytes in a buffer of {}", buffer.len());
+        assert!(length <= buffer.size(), "{length} bytes in a buffer of {}", buffer.size());
         match self.geometry().await.and_then(|geometry| geometry.check(action, start, length)) {
             Ok(()) => self.submit(action, start, Some(buffer), length).take().await,
             Err(error) => Outcome { buffer: Some(buffer), result: Err(error) },

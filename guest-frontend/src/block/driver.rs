@@ -84,6 +84,7 @@ impl Published {
         }
         let port = self.channel.port();
         transaction.write(&device.key(key::EVENT_CHANNEL), format!("{port}")).await?;
+        transaction.write(&device.key(key::FEATURE_PERSISTENT), "1").await?;
         transaction.write(&device.key(key::PROTOCOL), XEN_IO_PROTO_ABI_X86_64).await
     }
 }
@@ -137,6 +138,7 @@ impl Driver for VbdDriver {
         let mut submitted = self.disk.submitted.borrow_mut();
         let newer = mem::take(&mut *submitted);
         *submitted = queue.into_requests().chain(newer).collect();
+        self.disk.buffers.sweep();
     }
 
     fn give_up(&mut self) {

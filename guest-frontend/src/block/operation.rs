@@ -1,10 +1,13 @@
 //! A request on its way: cut into parts that fit on the ring, until the last part is answered.
 
-use hypercall_abi::PAGE_SIZE;
-use hypercall_abi::io::blkif::{BlkifRequestSegment, SECTOR_SIZE, SECTORS_PER_PAGE};
+use core::ops::Range;
 
+use hypercall_abi::GrantReference;
+use hypercall_abi::io::blkif::{BlkifRequestSegment, SECTORS_PER_PAGE};
+
+use super::buffer::DataBuffer;
 use super::request::{Action, BlockError, Completion, Outcome, Request, Sector};
-use crate::buffer::{BackEndMay, Grant, GrantTable, SharedBuffer};
+use crate::buffer::{Grant, GrantTable};
 
 /// A run of a request's pages that goes on the ring as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,13 +18,25 @@ pub(super) struct Span {
     pub(super) pages: usize,
 }
 
+impl Span {
+    /// The page behind the last.
+    pub(super) const fn end(&self) -> usize {
+        self.first_page + self.pages
+    }
+
+    /// All its pages.
+    pub(super) const fn pages(&self) -> Range<usize> {
+        self.first_page..self.end()
+    }
+}
+
 /// A request under way.
 pub(super) struct Operation<G: Grant> {
     pub(super) action: Action,
     start: Sector,
     length: usize,
     pages: usize,
-    buffer: Option<SharedBuffer<G>>,
+    buffer: Option<DataBuffer<G>>,
     completion: Completion<G>,
     /// Pages that were put on the ring.
     pages_sent: usize,
@@ -36,15 +51,13 @@ impl<G: Grant> Operation<G> {
     /// Shares the request's memory with the back end. If that fails, the request is answered and gone.
     pub(super) fn new<T: GrantTable<Grant = G>>(request: Request<G>, table: &T) -> Option<Self> {
         let pages = request.pages();
-        let Request { action, start, length, buffer, completion } = request;
-        let access = if action == Action::Read { BackEndMay::Write } else { BackEndMay::Read };
-        let buffer = match buffer.map(|buffer| buffer.share(table, access, length)).transpose() {
-            Ok(buffer) => buffer,
-            Err(failure) => {
-                completion.set(Outcome { buffer: failure.buffer, result: Err(BlockError::NoMemory) });
-                return None;
-            }
-        };
+        let Request { action, start, length, mut buffer, completion } = request;
+        if let Some(memory) = &mut buffer
+            && memory.grant(table, pages).is_err()
+        {
+            completion.set(Outcome { buffer, result: Err(BlockError::NoMemory) });
+            return None;
+        }
         Some(Self {
             action,
             start,
@@ -70,7 +83,7 @@ impl<G: Grant> Operation<G> {
 
     /// Notes that a part was put on the ring.
     pub(super) fn sent(&mut self, span: Span) {
-        self.pages_sent = span.first_page + span.pages;
+        self.pages_sent = span.end();
         self.flush_sent = self.action == Action::Flush;
         self.parts_under_way += 1;
     }
@@ -94,38 +107,26 @@ impl<G: Grant> Operation<G> {
 
     /// The segments of a part: a page each.
     pub(super) fn segments(&self, span: Span) -> impl Iterator<Item = BlkifRequestSegment> + '_ {
-        (span.first_page..span.first_page + span.pages).filter_map(|page| {
-            let gref = self.buffer.as_ref()?.reference(page);
-            let bytes = (self.length - page * PAGE_SIZE).min(PAGE_SIZE);
-            let last_sect = (bytes / SECTOR_SIZE - 1) as u8;
-            Some(BlkifRequestSegment { gref, first_sect: 0, last_sect, ..Default::default() })
-        })
+        self.buffer.iter().flat_map(move |buffer| buffer.segments(span, self.length))
     }
 
-    /// Takes the memory back and answers the request. Returns whether the back end let go of the memory; if
-    /// not, it is lost.
-    pub(super) fn finish(self) -> bool {
-        let (buffer, let_go) = match self.buffer.map(SharedBuffer::reclaim) {
-            None => (None, true),
-            Some(Ok(buffer)) => (Some(buffer), true),
-            Some(Err(_held)) => (None, false),
-        };
-        let result = if let_go { self.result } else { Err(BlockError::Gone) };
-        self.completion.set(Outcome { buffer, result });
-        let_go
+    /// A granted page that holds the segments of a part; `None` if none can be had.
+    pub(super) fn table<T: GrantTable<Grant = G>>(
+        &mut self,
+        span: Span,
+        table: &T,
+    ) -> Option<GrantReference> {
+        self.buffer.as_mut()?.table(span, self.length, table)
     }
 
-    /// The request again, after the back end it was under way at has gone. If it kept the memory, the request
-    /// is answered instead.
-    pub(super) fn into_request(self) -> Option<Request<G>> {
-        let Self { action, start, length, completion, .. } = self;
-        let buffer = match self.buffer.map(SharedBuffer::reclaim).transpose() {
-            Ok(buffer) => buffer,
-            Err(_held) => {
-                completion.set(Outcome { buffer: None, result: Err(BlockError::Gone) });
-                return None;
-            }
-        };
-        Some(Request { action, start, length, buffer, completion })
+    /// Answers the request, and gives its memory back.
+    pub(super) fn finish(self) {
+        self.completion.set(Outcome { buffer: self.buffer, result: self.result });
+    }
+
+    /// The request again, after the back end it was under way at has gone.
+    pub(super) fn into_request(self) -> Request<G> {
+        let Self { action, start, length, buffer, completion, .. } = self;
+        Request { action, start, length, buffer, completion }
     }
 }

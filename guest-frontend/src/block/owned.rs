@@ -12,9 +12,9 @@ use hypercall_abi::PAGE_SIZE;
 use pv_runtime::executor::select;
 use pv_runtime::grant::Grant;
 
+use super::buffer::LentBuffer;
 use super::disk::{Disk, Shared};
 use super::request::{Action, BlockError, Completion, Geometry, Outcome, Request};
-use crate::buffer::LentBuffer;
 
 /// Serves a [`Disk`] from a device of this domain's own.
 pub struct OwnedDisk {
@@ -205,7 +205,6 @@ impl From<IoError> for BlockError {
 mod tests {
     use super::*;
     use crate::block::Sector;
-    use crate::buffer::PrivateBuffer;
     use device_drivers::disk::fake::FakeDisk;
     use pv_runtime::executor::Signal;
 
@@ -217,7 +216,8 @@ mod tests {
 
     fn ask(owned: &OwnedDisk, action: Action, start: u64, pages: usize) -> Completion<Grant> {
         let completion = Rc::new(Signal::new());
-        let buffer = (pages > 0).then(|| PrivateBuffer::new(pages).expect("a host has memory"));
+        let buffer =
+            (pages > 0).then(|| owned.disk.buffers.take(pages * PAGE_SIZE).expect("a host has memory"));
         let length = pages * PAGE_SIZE;
         let request =
             Request { action, start: Sector(start), length, buffer, completion: Rc::clone(&completion) };
@@ -238,8 +238,9 @@ mod tests {
         device.complete_all();
         owned.turn();
         let outcome = outcome(&read);
-        let buffer = outcome.buffer.expect("comes back");
-        assert_eq!((outcome.result, buffer[0], buffer[PAGE_SIZE]), (Ok(()), 16, 24));
+        let mut read = Vec::new();
+        outcome.buffer.expect("comes back").visit(2 * PAGE_SIZE, |piece| read.extend_from_slice(piece));
+        assert_eq!((outcome.result, read[0], read[PAGE_SIZE]), (Ok(()), 16, 24));
     }
 
     #[test]

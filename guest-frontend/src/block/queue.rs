@@ -1,10 +1,11 @@
 //! The front half of a disk's ring: requests that wait, parts that are under way, answers.
 //!
-//! A request is shared with the back end when its first part is put on the ring, not before, so requests that
-//! wait need no grants and outlive a back end that goes away: [`BlockQueue::into_requests`] gives back all that
-//! were not answered, to be asked of the next one. Doing a read or write twice does no harm.
+//! A request's memory is granted to the back end when its first part is put on the ring, not before, so requests that
+//! wait outlive a back end that goes away: [`BlockQueue::into_requests`] gives back all that were not answered, to be
+//! asked of the next one. Doing a read or write twice does no harm.
 
 use alloc::collections::VecDeque;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use hypercall_abi::io::blkif::{
@@ -15,7 +16,7 @@ use ring::{AreaTooSmall, Blkif, FinalCheck, FrontRing, NotifyPeer};
 
 use super::operation::{Operation, Span};
 use super::request::{Action, BlockError, Outcome, Request};
-use super::wire::{self, SegmentPages};
+use super::wire;
 use crate::buffer::{GrantTable, SharedBuffer};
 use crate::fault::Fault;
 
@@ -49,13 +50,12 @@ impl Limits {
 }
 
 /// A part on the ring.
-struct Part<T: GrantTable> {
+#[derive(Clone, Copy, Debug)]
+struct Part {
     /// Index of its operation.
     operation: usize,
     /// What was asked for, `BLKIF_OP_*`.
     asked: u8,
-    /// The page that holds its segments, if it is indirect.
-    segments: Option<SharedBuffer<T::Grant>>,
 }
 
 /// What went through a queue.
@@ -81,9 +81,8 @@ pub struct BlockQueue<T: GrantTable> {
     /// The operation of which some parts are not on the ring yet.
     current: Option<usize>,
     /// Parts by id.
-    parts: Vec<Option<Part<T>>>,
+    parts: Vec<Option<Part>>,
     free_ids: Vec<usize>,
-    segment_pages: SegmentPages<T>,
     counters: BlockCounters,
 }
 
@@ -105,9 +104,8 @@ impl<T: GrantTable> BlockQueue<T> {
             operations: Vec::new(),
             free_indexes: Vec::new(),
             current: None,
-            parts: (0..capacity).map(|_| None).collect(),
+            parts: vec![None; capacity],
             free_ids: (0..capacity).rev().collect(),
-            segment_pages: SegmentPages::new(),
             counters: BlockCounters::default(),
         })
     }
@@ -164,12 +162,12 @@ impl<T: GrantTable> BlockQueue<T> {
         let Some(operation) = &mut self.operations[index] else { return false };
         let Some(span) = operation.next_span(self.limits.most_pages()) else { return false };
         let Some(id) = self.free_ids.pop() else { return false };
-        let mut segments = None;
+        let mut table = None;
         if span.pages > BLKIF_MAX_SEGMENTS_PER_REQUEST {
-            segments = self.segment_pages.fill(operation.segments(span), &self.table);
+            table = operation.table(span, &self.table);
         }
-        let (request, span) = match &segments {
-            Some(page) => (wire::indirect(operation, span, id as u64, &self.limits, page), span),
+        let (request, span) = match table {
+            Some(table) => (wire::indirect(operation, span, id as u64, &self.limits, table), span),
             None => {
                 let span = Span { pages: span.pages.min(BLKIF_MAX_SEGMENTS_PER_REQUEST), ..span };
                 (wire::direct(operation, span, id as u64, &self.limits), span)
@@ -182,7 +180,7 @@ impl<T: GrantTable> BlockQueue<T> {
             self.current = None;
         }
         let asked = wire::operation_number(operation.action, self.limits.flush);
-        self.parts[id] = Some(Part { operation: index, asked, segments });
+        self.parts[id] = Some(Part { operation: index, asked });
         self.counters.requests += 1;
         self.counters.pages += span.pages as u64;
         true
@@ -192,7 +190,7 @@ impl<T: GrantTable> BlockQueue<T> {
     ///
     /// # Errors
     ///
-    /// If the back end did what no honest one does, such as to answer and yet keep the memory.
+    /// If the back end did what no honest one does, such as to answer what was not asked.
     pub fn reap(&mut self) -> Result<(), Fault> {
         while let Some(response) = self.ring.take_response()? {
             self.finish_part(response)?;
@@ -208,16 +206,11 @@ impl<T: GrantTable> BlockQueue<T> {
         if part.asked != response.operation {
             return Err(Fault::WrongOperation { asked: part.asked, answered: response.operation });
         }
-        if part.segments.is_some_and(|page| !self.segment_pages.put_back(page)) {
-            return Err(Fault::KeepsMemory);
-        }
         let place = &mut self.operations[part.operation];
         let is_last = place.as_mut().is_some_and(|operation| operation.answered(result_of(response.status)));
         if is_last && let Some(operation) = place.take() {
             self.free_indexes.push(part.operation);
-            if !operation.finish() {
-                return Err(Fault::KeepsMemory);
-            }
+            operation.finish();
         }
         Ok(())
     }
@@ -236,10 +229,9 @@ impl<T: GrantTable> BlockQueue<T> {
         self.ring.unanswered_requests() == 0
     }
 
-    /// Gives up the ring, and gives back the requests that were not answered, in no particular order. One whose
-    /// memory the back end keeps is answered with an error.
+    /// Gives up the ring, and gives back the requests that were not answered, in no particular order.
     pub fn into_requests(self) -> impl Iterator<Item = Request<T::Grant>> {
-        let begun = self.operations.into_iter().flatten().filter_map(Operation::into_request);
+        let begun = self.operations.into_iter().flatten().map(Operation::into_request);
         begun.chain(self.waiting)
     }
 

@@ -8,7 +8,8 @@ use hypercall_abi::PAGE_SIZE;
 use hypercall_abi::io::blkif::SECTOR_SIZE;
 use pv_runtime::executor::Signal;
 
-use crate::buffer::{Grant, PrivateBuffer};
+use super::buffer::DataBuffer;
+use crate::buffer::Grant;
 
 /// A sector's number on a disk, in units of 512 bytes whatever the disk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,8 +97,8 @@ impl Error for BlockError {}
 /// What came of a request.
 #[derive(Debug)]
 pub struct Outcome<G: Grant> {
-    /// The buffer, unless the request had none or the back end keeps it.
-    pub buffer: Option<PrivateBuffer<G>>,
+    /// The buffer, unless the request had none.
+    pub buffer: Option<DataBuffer<G>>,
     /// Whether all was done. If not, some of it may have been.
     pub result: Result<(), BlockError>,
 }
@@ -114,7 +115,7 @@ pub struct Request<G: Grant> {
     /// How many bytes from the buffer's start on; zero for a flush.
     pub length: usize,
     /// The memory; none for a flush.
-    pub buffer: Option<PrivateBuffer<G>>,
+    pub buffer: Option<DataBuffer<G>>,
     /// Where to leave the outcome.
     pub completion: Completion<G>,
 }

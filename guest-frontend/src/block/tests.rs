@@ -13,7 +13,9 @@ use pv_runtime::executor::Signal;
 use ring::{BackRing, Blkif};
 use zerocopy::FromBytes;
 
-use super::{Action, BlockError, BlockQueue, Completion, FlushBy, Limits, Outcome, Request, Sector};
+use super::{
+    Action, BlockError, BlockQueue, BufferPool, Completion, FlushBy, Limits, Outcome, Request, Sector,
+};
 use crate::buffer::{BackEndMay, PrivateBuffer};
 use crate::testing::{FakeGrant, FakeGrants};
 
@@ -124,8 +126,9 @@ impl BackEnd {
 /// A request, and where its outcome will be.
 fn request(action: Action, start: u64, data: &[u8]) -> (Request<FakeGrant>, Completion<FakeGrant>) {
     let completion: Completion<FakeGrant> = Rc::new(Signal::new());
-    let mut buffer = PrivateBuffer::with_size(data.len()).unwrap();
-    buffer[..data.len()].copy_from_slice(data);
+    let mut buffer = BufferPool::new().take(data.len()).unwrap();
+    let mut pieces = data.chunks(SECTOR_SIZE);
+    buffer.fill_with(data.len(), |piece| piece.copy_from_slice(pieces.next().unwrap()));
     let request = Request {
         action,
         start: Sector(start),
@@ -175,6 +178,13 @@ fn finish(
         }
     }
     panic!("the request is never answered");
+}
+
+/// What the first bytes of a request's memory are, once it is answered.
+fn content(outcome: Outcome<FakeGrant>, length: usize) -> Vec<u8> {
+    let mut content = Vec::new();
+    outcome.buffer.expect("the buffer comes back").visit(length, |piece| content.extend_from_slice(piece));
+    content
 }
 
 /// Bytes that differ from page to page.

@@ -1,17 +1,15 @@
 //! Parts of requests in the form that the ring carries them.
 
-use alloc::vec::Vec;
-
+use hypercall_abi::GrantReference;
 use hypercall_abi::io::blkif::{
     BLKIF_MAX_SEGMENTS_PER_REQUEST, BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_INDIRECT, BLKIF_OP_READ,
-    BLKIF_OP_WRITE, BLKIF_OP_WRITE_BARRIER, BlkifRequest, BlkifRequestIndirect, BlkifRequestSegment,
+    BLKIF_OP_WRITE, BLKIF_OP_WRITE_BARRIER, BlkifRequest, BlkifRequestIndirect,
 };
-use zerocopy::IntoBytes;
 
 use super::operation::{Operation, Span};
 use super::queue::{FlushBy, Limits};
 use super::request::Action;
-use crate::buffer::{BackEndMay, Grant, GrantTable, PrivateBuffer, SharedBuffer};
+use crate::buffer::Grant;
 
 /// The operation's number, `BLKIF_OP_*`.
 pub(super) fn operation_number(action: Action, flush: FlushBy) -> u8 {
@@ -44,13 +42,13 @@ pub(super) fn direct<G: Grant>(
     request
 }
 
-/// A part whose segments are in a page of their own.
+/// A part whose segments are in the page of this grant.
 pub(super) fn indirect<G: Grant>(
     operation: &Operation<G>,
     span: Span,
     id: u64,
     limits: &Limits,
-    page: &SharedBuffer<G>,
+    table: GrantReference,
 ) -> BlkifRequest {
     let mut request = BlkifRequestIndirect {
         operation: BLKIF_OP_INDIRECT,
@@ -61,39 +59,6 @@ pub(super) fn indirect<G: Grant>(
         handle: limits.handle,
         ..Default::default()
     };
-    request.indirect_grefs[0] = page.reference(0);
+    request.indirect_grefs[0] = table;
     request.into()
-}
-
-/// Pages that hold the segments of indirect parts.
-pub(super) struct SegmentPages<T: GrantTable> {
-    free: Vec<PrivateBuffer<T::Grant>>,
-}
-
-impl<T: GrantTable> SegmentPages<T> {
-    pub(super) const fn new() -> Self {
-        Self { free: Vec::new() }
-    }
-
-    /// A page filled with segments, at most as many as it holds; `None` if none can be had.
-    pub(super) fn fill(
-        &mut self,
-        segments: impl Iterator<Item = BlkifRequestSegment>,
-        table: &T,
-    ) -> Option<SharedBuffer<T::Grant>> {
-        let mut page = match self.free.pop() {
-            Some(page) => page,
-            None => PrivateBuffer::new(1).ok()?,
-        };
-        for (place, segment) in page.chunks_exact_mut(size_of::<BlkifRequestSegment>()).zip(segments) {
-            place.copy_from_slice(segment.as_bytes());
-        }
-        let length = page.len();
-        page.share(table, BackEndMay::Read, length).map_err(|failure| self.free.extend(failure.buffer)).ok()
-    }
-
-    /// Takes a page back. Returns whether the back end let go of it.
-    pub(super) fn put_back(&mut self, page: SharedBuffer<T::Grant>) -> bool {
-        page.reclaim().map(|page| self.free.push(page)).is_ok()
-    }
 }

@@ -50,7 +50,7 @@ impl Driver for FakeDriver {
 
     async fn serve(&mut self) -> Fault {
         self.offence.wait().await;
-        Fault::KeepsMemory
+        Fault::NoSuchExtra
     }
 
     async fn drain(&mut self) {

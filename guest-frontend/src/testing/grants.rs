@@ -10,9 +10,9 @@ use std::collections::HashMap;
 use std::ptr;
 use std::rc::Rc;
 use std::slice;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-use hypercall_abi::{Errno, GrantReference, MachineFrame, PAGE_SIZE};
+use hypercall_abi::{DomainId, Errno, GrantReference, MachineFrame, PAGE_SIZE};
 
 use crate::buffer::{BackEndMay, Grant, GrantTable};
 
@@ -31,8 +31,19 @@ struct Table {
 }
 
 /// A grant table that front end and fake back end share.
-#[derive(Clone, Default)]
-pub(crate) struct FakeGrants(Rc<RefCell<Table>>);
+#[derive(Clone)]
+pub(crate) struct FakeGrants {
+    table: Rc<RefCell<Table>>,
+    peer: DomainId,
+}
+
+impl Default for FakeGrants {
+    /// A table for a back end in a domain of its own.
+    fn default() -> Self {
+        static NEXT_PEER: AtomicU16 = AtomicU16::new(1);
+        Self { table: Rc::default(), peer: DomainId(NEXT_PEER.fetch_add(1, Ordering::Relaxed)) }
+    }
+}
 
 /// A grant from a [`FakeGrants`].
 pub(crate) struct FakeGrant {
@@ -43,8 +54,12 @@ pub(crate) struct FakeGrant {
 impl GrantTable for FakeGrants {
     type Grant = FakeGrant;
 
+    fn peer(&self) -> DomainId {
+        self.peer
+    }
+
     fn grant(&self, frame: MachineFrame, access: BackEndMay) -> Result<FakeGrant, Errno> {
-        let mut table = self.0.borrow_mut();
+        let mut table = self.table.borrow_mut();
         if table.most.is_some_and(|most| table.entries.len() >= most) {
             return Err(Errno::ENOSPC);
         }
@@ -61,10 +76,10 @@ impl Grant for FakeGrant {
     }
 
     fn end(self) -> Result<(), Self> {
-        if self.table.0.borrow().entries[&self.reference].held {
+        if self.table.table.borrow().entries[&self.reference].held {
             return Err(self);
         }
-        self.table.0.borrow_mut().entries.remove(&self.reference);
+        self.table.table.borrow_mut().entries.remove(&self.reference);
         Ok(())
     }
 }
@@ -72,17 +87,17 @@ impl Grant for FakeGrant {
 impl FakeGrants {
     /// Lets the table hold no more than `most` grants.
     pub(crate) fn limit(&self, most: usize) {
-        self.0.borrow_mut().most = Some(most);
+        self.table.borrow_mut().most = Some(most);
     }
 
     /// How many grants there are.
     pub(crate) fn count(&self) -> usize {
-        self.0.borrow().entries.len()
+        self.table.borrow().entries.len()
     }
 
     /// As the back end: keeps hold of a page, or lets go.
     pub(crate) fn hold(&self, reference: GrantReference, held: bool) {
-        self.0.borrow_mut().entries.get_mut(&reference.0).expect("no such grant").held = held;
+        self.table.borrow_mut().entries.get_mut(&reference.0).expect("no such grant").held = held;
     }
 
     /// As the back end: copies out of a granted page.
@@ -104,7 +119,7 @@ impl FakeGrants {
     }
 
     fn entry(&self, reference: GrantReference) -> Entry {
-        *self.0.borrow().entries.get(&reference.0).expect("the back end uses a grant that does not exist")
+        *self.table.borrow().entries.get(&reference.0).expect("the back end uses a grant that does not exist")
     }
 
     /// The address of the page behind a grant.

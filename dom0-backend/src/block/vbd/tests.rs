@@ -1,5 +1,7 @@
 //! A front end of ours against the back end, over a fake disk and a fake hypervisor.
 
+mod kept;
+
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 use std::vec::Vec;
@@ -7,70 +9,19 @@ use std::vec::Vec;
 use hypercall_abi::GrantReference;
 use hypercall_abi::io::blkif::*;
 use proptest::prelude::*;
-use pv_runtime::grant::{GrantAccess, GrantError};
+use pv_runtime::grant::GrantAccess;
 use pv_runtime::memory::Page;
 use ring::FrontRing;
 
-use super::super::data_path::CopyPath;
-use super::super::device::Segment;
+use super::super::data_path::{CopyPath, DirectPath};
 use super::super::fake::FakeDisk;
+use super::super::kept::Budget;
 use super::*;
-use crate::backend::fake::{FakeCopy, FakeHypervisor};
+use crate::backend::fake::{FakeCopy, FakeHypervisor, FakeMaps};
 
 const GUEST: DomainId = DomainId(7);
 
-/// Device-only maps of the fake hypervisor.
-struct FakePath {
-    hypervisor: Rc<FakeHypervisor>,
-    copies: FakeCopy,
-}
-
-struct FakeLease(Rc<FakeHypervisor>);
-
-impl Drop for FakeLease {
-    fn drop(&mut self) {
-        self.0.device_maps.set(self.0.device_maps.get() - 1);
-    }
-}
-
-impl FakePath {
-    fn attach_one(&self, guest: DomainId, request: &mut Request<FakeLease>) -> Result<(), GrantError> {
-        let access = if request.is_read() { GrantAccess::ReadWrite } else { GrantAccess::ReadOnly };
-        for grant in &request.grants {
-            let frame = self.hypervisor.resolve(guest, grant.reference, access)?;
-            let address = frame.physical_address() + u64::from(grant.offset);
-            request.segments.push(Segment { address, length: grant.length.into() });
-            self.hypervisor.device_maps.set(self.hypervisor.device_maps.get() + 1);
-            request.leases.push(FakeLease(Rc::clone(&self.hypervisor)));
-        }
-        Ok(())
-    }
-}
-
-impl DataPath for FakePath {
-    type Lease = FakeLease;
-    type Copy = FakeCopy;
-
-    fn attach(&mut self, guest: DomainId, requests: &mut [Box<Request<FakeLease>>]) {
-        self.hypervisor.map_calls.set(self.hypervisor.map_calls.get() + 1);
-        for request in requests {
-            if self.attach_one(guest, request).is_err() {
-                request.fail(BLKIF_RSP_ERROR);
-            }
-        }
-    }
-
-    fn detach(&mut self, _: DomainId, requests: &mut [Box<Request<FakeLease>>]) {
-        self.hypervisor.map_calls.set(self.hypervisor.map_calls.get() + 1);
-        for request in requests {
-            request.leases.clear();
-        }
-    }
-
-    fn copies(&mut self) -> &mut FakeCopy {
-        &mut self.copies
-    }
-}
+type FakePath = DirectPath<FakeCopy, FakeMaps>;
 
 type Shared = Arc<[AtomicU32]>;
 
@@ -95,8 +46,19 @@ fn bench<D: DataPath>(path: impl FnOnce(&Rc<FakeHypervisor>) -> D) -> Bench<D> {
     Bench { front, shared, vbd: vbd.expect("a host has memory"), disk, hypervisor, counters }
 }
 
+fn with_maps(keeps: bool) -> Bench<FakePath> {
+    let budget = Budget::new(usize::from(u16::MAX));
+    bench(|hypervisor| DirectPath::new(FakeCopy::new(hypervisor), FakeMaps::new(hypervisor), keeps, &budget))
+}
+
+/// Pages are mapped for each request.
 fn mapped() -> Bench<FakePath> {
-    bench(|hypervisor| FakePath { hypervisor: Rc::clone(hypervisor), copies: FakeCopy::new(hypervisor) })
+    with_maps(false)
+}
+
+/// Pages stay mapped.
+fn kept() -> Bench<FakePath> {
+    with_maps(true)
 }
 
 fn copied() -> Bench<CopyPath<FakeCopy>> {
@@ -208,7 +170,7 @@ fn pages_are_the_guests_again_before_it_is_told() {
 
 #[test]
 fn an_indirect_request_reads_its_table_once() {
-    for mut bench in [mapped()] {
+    for (mut bench, copies) in [(mapped(), 1), (kept(), 0)] {
         let (table, table_reference) = bench.page(GrantAccess::ReadOnly);
         let pages: Vec<_> = (0..20).map(|_| bench.page(GrantAccess::ReadWrite)).collect();
         for (index, (_, gref)) in pages.iter().enumerate() {
@@ -230,13 +192,11 @@ fn an_indirect_request_reads_its_table_once() {
         let response = bench.front.take_response().expect("a sound back end").expect("an answer");
         assert_eq!((response.id, response.operation, response.status), (5, BLKIF_OP_READ, BLKIF_RSP_OKAY));
         assert_eq!(pages[19].0.read::<u64>(0), 16 + 19 * 8);
-        assert_eq!(bench.hypervisor.copies.get(), 1);
+        assert_eq!(bench.hypervisor.copies.get(), copies);
     }
 }
 
-#[test]
-fn bad_tables_fail_only_their_own_request() {
-    let mut bench = mapped();
+fn bad_tables(mut bench: Bench<FakePath>) {
     let (table, table_reference) = bench.page(GrantAccess::ReadOnly);
     let (_page, reference) = bench.page(GrantAccess::ReadWrite);
     let bad = BlkifRequestSegment { gref: reference, first_sect: 5, last_sect: 4, ..Default::default() };
@@ -258,6 +218,12 @@ fn bad_tables_fail_only_their_own_request() {
     answers.sort_unstable();
     let (okay, error) = (BLKIF_RSP_OKAY, BLKIF_RSP_ERROR);
     assert_eq!(answers, [(1, error), (2, okay), (3, error), (4, okay)]);
+}
+
+#[test]
+fn bad_tables_fail_only_their_own_request() {
+    bad_tables(mapped());
+    bad_tables(kept());
 }
 
 #[test]
@@ -416,8 +382,8 @@ proptest! {
     /// Whatever is asked: every request is answered exactly once, nothing outside the disk is touched (the fake
     /// disk would panic), and no page stays with the device.
     #[test]
-    fn every_request_is_answered_once(steps in proptest::collection::vec(step(), 1..120)) {
-        let mut bench = mapped();
+    fn every_request_is_answered_once(steps in proptest::collection::vec(step(), 1..120), keeps: bool) {
+        let mut bench = with_maps(keeps);
         let (_page, reference) = bench.page(GrantAccess::ReadWrite);
         let (mut asked, mut answered) = (Vec::new(), Vec::new());
         for step in steps {
@@ -454,7 +420,10 @@ proptest! {
         answered.extend(bench.answers().into_iter().map(|answer| answer.0));
         answered.sort_unstable();
         prop_assert_eq!(answered, asked);
-        prop_assert_eq!(bench.hypervisor.device_maps.get(), 0);
         prop_assert_eq!(bench.vbd.in_flight(), 0);
+        prop_assert!(bench.hypervisor.device_maps.get() <= usize::from(keeps));
+        drop(bench.vbd);
+        prop_assert_eq!(bench.hypervisor.device_maps.get(), 0);
+        prop_assert_eq!(bench.hypervisor.page_maps.get(), 0);
     }
 }
