@@ -22,14 +22,17 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::fmt;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use hypercall_abi::{Errno, PAGE_SIZE};
 use pv_runtime::memory::{Page, SharedMemory};
 
 use crate::disk::{
-    BlockDevice, Completions, Geometry, IoError, Operation, RoomList, Segment, SubmitError, Ticket, check,
+    BlockDevice, Completions, ErrorLog, Extent, Geometry, IoError, Operation, RoomList, Segment, SubmitError,
+    Tick, Ticket, Watch, check, sector_count,
 };
 use crate::virtio::{
     Buffer, DESCRIPTOR_WORDS, DeviceFault, Doorbell, NotifyDevice, QueueFull, Registers, SetupError,
@@ -82,17 +85,20 @@ pub struct Vectors {
 #[derive(Debug)]
 pub struct VirtioBlk<R> {
     transport: Transport<R>,
-    doorbell: Doorbell,
+    vectors: Vectors,
+    features: u64,
     geometry: Geometry,
-    uses_tables: bool,
     requests: RefCell<Requests>,
     room: RoomList,
+    errors: ErrorLog,
+    watch: Watch,
 }
 
 /// What is in flight, and where.
 #[derive(Debug)]
 struct Requests {
     queue: Virtqueue,
+    doorbell: Doorbell,
     slots: Vec<Slot>,
     free_slots: Vec<u32>,
     /// The chain being put together.
@@ -105,36 +111,65 @@ struct Requests {
 struct Slot {
     page: Page,
     address: u64,
-    ticket: Option<Ticket>,
+    /// The request that is under way; `None` if the slot is free.
+    request: Option<Request>,
+}
+
+/// A request under way.
+#[derive(Debug)]
+struct Request {
+    ticket: Ticket,
+    extent: Extent,
+    begun: Tick,
+}
+
+/// A device that was brought up: the features agreed on, what the disk looks like, and the way for requests.
+type BroughtUp = (u64, Geometry, Virtqueue, Doorbell);
+
+/// Brings a device up that was just reset.
+fn bring_up<R: Registers>(transport: &Transport<R>, vectors: Vectors) -> Result<BroughtUp, SetupError> {
+    let features = transport.negotiate(configuration::WANTED)?;
+    let size = transport.queue_size(REQUEST_QUEUE)?;
+    let segments_max = if uses_tables(features) { TABLE_SEGMENTS } else { size.saturating_sub(2) };
+    let geometry = read_geometry(transport, features, segments_max)?;
+    let mut queue = Virtqueue::new(size, features & feature::EVENT_INDEX != 0)?;
+    transport.set_configuration_vector(vectors.configuration)?;
+    let doorbell = transport.start_queue(REQUEST_QUEUE, size, queue.addresses(), vectors.requests)?;
+    // Nothing can have been completed yet.
+    let _ = queue.ask_for_interrupt(1);
+    transport.finish();
+    Ok((features, geometry, queue, doorbell))
+}
+
+#[inline]
+const fn uses_tables(features: u64) -> bool {
+    features & feature::INDIRECT_DESCRIPTORS != 0
 }
 
 impl<R: Registers> VirtioBlk<R> {
-    /// Starts the device.
+    /// Starts the device, which is called `name` in the log and may take so long for a request.
     ///
     /// # Errors
     ///
     /// [`SetupError`].
-    pub fn start(transport: Transport<R>, vectors: Vectors) -> Result<Self, SetupError> {
-        let features = transport.negotiate(configuration::WANTED)?;
-        let size = transport.queue_size(REQUEST_QUEUE)?;
-        let uses_tables = features & feature::INDIRECT_DESCRIPTORS != 0;
-        let segments_max = if uses_tables { TABLE_SEGMENTS } else { size.saturating_sub(2) };
-        let geometry = read_geometry(&transport, features, segments_max)?;
-        let mut queue = Virtqueue::new(size, features & feature::EVENT_INDEX != 0)?;
-        transport.set_configuration_vector(vectors.configuration)?;
-        let doorbell = transport.start_queue(REQUEST_QUEUE, size, queue.addresses(), vectors.requests)?;
-        // Nothing can have been completed yet.
-        let _ = queue.ask_for_interrupt(1);
-        transport.finish();
+    pub fn start(
+        transport: Transport<R>,
+        vectors: Vectors,
+        name: String,
+        patience: Duration,
+    ) -> Result<Self, SetupError> {
+        let (features, geometry, queue, doorbell) = bring_up(&transport, vectors)?;
         let requests = Requests {
             queue,
+            doorbell,
             slots: Vec::new(),
             free_slots: Vec::new(),
-            chain: Vec::with_capacity(usize::from(segments_max) + 2),
+            chain: Vec::with_capacity(usize::from(geometry.segments_max) + 2),
             is_given_up: false,
         };
         let (requests, room) = (RefCell::new(requests), RoomList::default());
-        Ok(Self { transport, doorbell, geometry, uses_tables, requests, room })
+        let (errors, watch) = (ErrorLog::new(name), Watch::new(patience));
+        Ok(Self { transport, vectors, features, geometry, requests, room, errors, watch })
     }
 
     /// Takes completions and reports them. To be called at each of the device's interrupts for requests.
@@ -143,9 +178,9 @@ impl<R: Registers> VirtioBlk<R> {
             return;
         }
         loop {
-            let fault = self.requests.borrow_mut().take_completions().err();
+            let fault = self.requests.borrow_mut().take_completions(&self.errors).err();
             if let Some(fault) = fault {
-                log::error!("disk given up: {fault}");
+                log::error!("{}: given up: {fault}", self.errors.device());
                 self.give_up();
                 break;
             }
@@ -159,9 +194,22 @@ impl<R: Registers> VirtioBlk<R> {
     /// Looks what became of the device. To be called at each of its interrupts for changes.
     pub fn check_health(&self) {
         if self.transport.needs_reset() {
-            log::error!("disk given up: it asks to be reset");
-            self.give_up();
-            self.room.ring_all();
+            self.start_anew("it says that it cannot go on");
+        }
+    }
+
+    /// Looks after it: if it does not answer a request, it is reset, all that it has fails, and it is started anew.
+    /// Returns when it is given up.
+    pub async fn look_after(&self) {
+        while !self.requests.borrow().is_given_up {
+            let is_idle = self.in_flight() == 0;
+            self.watch.next(is_idle).await;
+            // An interrupt that was lost is no trouble.
+            self.take_completions();
+            let overdue = self.requests.borrow().overdue(&self.watch);
+            if let Some(extent) = overdue {
+                self.start_anew(format_args!("it does not answer a {extent}"));
+            }
         }
     }
 
@@ -171,25 +219,47 @@ impl<R: Registers> VirtioBlk<R> {
     ///
     /// [`SetupError::Stuck`] if it does not stop. What is under way stays so for ever, for it may still use the memory.
     pub fn shut_down(&self) -> Result<(), SetupError> {
-        let stopped = self.stop();
+        self.requests.borrow_mut().is_given_up = true;
+        let stopped = self.stop(IoError::Gone);
         self.room.ring_all();
         stopped
     }
 
-    /// Stops the device and fails everything. If it cannot be stopped, its requests stay in flight for ever,
-    /// for it may still write where they said.
     fn give_up(&self) {
-        if let Err(error) = self.stop() {
-            log::error!("a disk cannot be stopped, its requests are lost: {error}");
+        if let Err(error) = self.shut_down() {
+            log::error!("{}: it cannot be stopped, its requests are lost: {error}", self.errors.device());
         }
     }
 
-    fn stop(&self) -> Result<(), SetupError> {
-        let mut requests = self.requests.borrow_mut();
-        requests.is_given_up = true;
+    /// Stops the device and fails everything. If it cannot be stopped, its requests stay in flight for ever,
+    /// for it may still write where they said.
+    fn stop(&self, error: IoError) -> Result<(), SetupError> {
         self.transport.reset()?;
-        requests.fail_all();
+        self.requests.borrow_mut().fail_all(error);
         Ok(())
+    }
+
+    fn start_anew(&self, trouble: impl fmt::Display) {
+        let name = self.errors.device();
+        log::error!("{name}: {trouble}: it is reset, and all that it has fails");
+        match self.stop(IoError::Device).and_then(|()| self.bring_up_again()) {
+            Ok(()) => log::warn!("{name}: it runs again"),
+            Err(error) => {
+                log::error!("{name}: given up: {error}");
+                self.give_up();
+            }
+        }
+        self.room.ring_all();
+    }
+
+    fn bring_up_again(&self) -> Result<(), SetupError> {
+        self.transport.begin_anew()?;
+        let (features, geometry, queue, doorbell) = bring_up(&self.transport, self.vectors)?;
+        let mut requests = self.requests.borrow_mut();
+        (requests.queue, requests.doorbell) = (queue, doorbell);
+        // Its users go by what it was.
+        let is_the_same = (features, geometry) == (self.features, self.geometry);
+        if is_the_same { Ok(()) } else { Err(SetupError::BadConfiguration) }
     }
 
     /// The text that identifies the disk, which whoever made it chose. Empty if the device has none.
@@ -204,8 +274,10 @@ impl<R: Registers> VirtioBlk<R> {
         let ticket = Ticket { completions: Rc::clone(&completions), token: 0 };
         // Like a read, but of the identity. The page is lost if the future is dropped half-way.
         let page = ManuallyDrop::new(page);
+        let extent = Extent { operation: Operation::Read, first_sector: 0, sectors: 0 };
+        let request = Request { ticket, extent, begun: self.watch.begin() };
         let submitted =
-            self.requests.borrow_mut().submit(TYPE_GET_ID, 0, &[segment], ticket, self.uses_tables);
+            self.requests.borrow_mut().submit(TYPE_GET_ID, &[segment], request, uses_tables(self.features));
         submitted.map_err(|_| IoError::Device)?;
         self.kick();
         completions.wait().await;
@@ -238,10 +310,10 @@ impl<R: Registers> BlockDevice for VirtioBlk<R> {
         ticket: Ticket,
     ) -> Result<(), SubmitError> {
         check(&self.geometry, operation, first_sector, segments).map_err(SubmitError::Refused)?;
-        let (kind, sector) = match operation {
-            Operation::Read => (TYPE_IN, first_sector),
-            Operation::Write => (TYPE_OUT, first_sector),
-            Operation::Flush if self.geometry.has_cache => (TYPE_FLUSH, 0),
+        let kind = match operation {
+            Operation::Read => TYPE_IN,
+            Operation::Write => TYPE_OUT,
+            Operation::Flush if self.geometry.has_cache => TYPE_FLUSH,
             Operation::Flush => {
                 ticket.complete(Ok(()));
                 return Ok(());
@@ -251,32 +323,34 @@ impl<R: Registers> BlockDevice for VirtioBlk<R> {
         if requests.is_given_up {
             return Err(SubmitError::Refused(IoError::Gone));
         }
-        requests.submit(kind, sector, segments, ticket, self.uses_tables).map_err(|ticket| {
-            self.room.add(&ticket.completions);
+        let extent = Extent { operation, first_sector, sectors: sector_count(segments) };
+        let request = Request { ticket, extent, begun: self.watch.begin() };
+        requests.submit(kind, segments, request, uses_tables(self.features)).map_err(|request| {
+            self.room.add(&request.ticket.completions);
             SubmitError::Full
         })
     }
 
     fn kick(&self) {
-        let wanted = self.requests.borrow_mut().queue.publish();
-        if wanted == NotifyDevice::Yes {
-            self.transport.ring(self.doorbell);
+        let mut requests = self.requests.borrow_mut();
+        if requests.queue.publish() == NotifyDevice::Yes {
+            self.transport.ring(requests.doorbell);
         }
     }
 }
 
 impl Requests {
-    /// Puts a request into the queue, or gives the ticket back if there is no room.
+    /// Puts a request into the queue, or gives it back if there is no room.
     fn submit(
         &mut self,
         kind: u32,
-        sector: u64,
         segments: &[Segment],
-        ticket: Ticket,
+        request: Request,
         uses_tables: bool,
-    ) -> Result<(), Ticket> {
-        let Ok(token) = self.free_slot() else { return Err(ticket) };
+    ) -> Result<(), Request> {
+        let Ok(token) = self.free_slot() else { return Err(request) };
         let slot = &mut self.slots[token as usize];
+        let sector = if kind == TYPE_FLUSH { 0 } else { request.extent.first_sector };
         slot.write_request(kind, sector);
         let added = if uses_tables && !segments.is_empty() {
             let count = slot.write_table(kind, segments);
@@ -286,10 +360,10 @@ impl Requests {
             self.queue.add(&self.chain, token)
         };
         match added {
-            Ok(()) => slot.ticket = Some(ticket),
+            Ok(()) => slot.request = Some(request),
             Err(QueueFull) => {
                 self.free_slots.push(token);
-                return Err(ticket);
+                return Err(request);
             }
         }
         Ok(())
@@ -305,33 +379,43 @@ impl Requests {
         }
         let page = Page::new()?;
         let address = page.machine_frame().physical_address();
-        let slot = Slot { page, address, ticket: None };
+        let slot = Slot { page, address, request: None };
         slot.write_ends();
         self.slots.push(slot);
         Ok(self.slots.len() as u32 - 1)
     }
 
     /// Takes what the queue has and reports it.
-    fn take_completions(&mut self) -> Result<(), DeviceFault> {
+    fn take_completions(&mut self, errors: &ErrorLog) -> Result<(), DeviceFault> {
         while let Some(used) = self.queue.take_used()? {
             // The queue gives back only tokens that it was given.
             let slot = &mut self.slots[used.token as usize];
             let result = slot.result();
-            let ticket = slot.ticket.take();
+            let request = slot.request.take();
             self.free_slots.push(used.token);
-            if let Some(ticket) = ticket {
-                ticket.complete(result);
+            if let Some(request) = request {
+                if let Err(error) = result {
+                    errors.note(&request.extent, error);
+                }
+                request.ticket.complete(result);
             }
         }
         Ok(())
     }
 
-    fn fail_all(&mut self) {
-        for slot in &mut self.slots {
-            if let Some(ticket) = slot.ticket.take() {
-                ticket.complete(Err(IoError::Gone));
+    fn fail_all(&mut self, error: IoError) {
+        for (token, slot) in (0..).zip(&mut self.slots) {
+            if let Some(request) = slot.request.take() {
+                self.free_slots.push(token);
+                request.ticket.complete(Err(error));
             }
         }
+    }
+
+    /// A request that has been under way for too long.
+    fn overdue(&self, watch: &Watch) -> Option<Extent> {
+        let mut requests = self.slots.iter().filter_map(|slot| slot.request.as_ref());
+        requests.find(|request| watch.is_overdue(request.begun)).map(|request| request.extent)
     }
 }
 

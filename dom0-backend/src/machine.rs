@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::future::pending;
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use hypercall_abi::{Errno, PAGE_SIZE};
 use pv_runtime::event_channel::EventChannel;
@@ -82,6 +83,8 @@ pub struct Devices {
     pub functions: Rc<PciFunctions>,
     /// What drives the disks, by the function that does it.
     pub drivers: BTreeMap<Address, DiskDriver>,
+    /// How long a disk may take for a request.
+    patience: Duration,
     /// Network cards that were found.
     cards: usize,
 }
@@ -90,14 +93,19 @@ pub struct Devices {
 pub type ManagementCard = Card<VirtioNet<MappedRegisters>>;
 
 /// Finds the machine's devices, tells the hypervisor of them, and starts those that there are drivers for, but for those
-/// `hidden`, which are kept for guests. The network card called `management`, such as `nic1`, is kept for dom0 itself.
+/// `hidden`, which are kept for guests. The network card called `management`, such as `nic1`, is kept for dom0 itself. A
+/// disk may take as long as `patience` for a request.
 ///
 /// # Errors
 ///
 /// [`Errno`] if the hypervisor lets us at no devices at all.
-pub async fn start_devices(management: Option<&str>, hidden: &[Address]) -> Result<Devices, Errno> {
+pub async fn start_devices(
+    management: Option<&str>,
+    hidden: &[Address],
+    patience: Duration,
+) -> Result<Devices, Errno> {
     let config = ConfigPorts::open()?;
-    let mut devices = Devices::default();
+    let mut devices = Devices { patience, ..Devices::default() };
     for function in scan(&config) {
         if let Err(errno) = report(function.address) {
             log::debug!("{}: not taken note of by the hypervisor: {errno}", function.address);
@@ -185,7 +193,7 @@ async fn start_disk(
     kind: DiskKind,
     devices: &mut Devices,
 ) -> Result<Option<String>, SetupError> {
-    let driver = start_disks(config, address, kind).await?;
+    let driver = start_disks(config, address, kind, devices.patience).await?;
     let first = devices.disks.len();
     devices.disks.extend((first..).zip(&driver.disks).map(|(number, found)| disk(number, found, address)));
     devices.drivers.insert(address, driver);

@@ -7,7 +7,9 @@ extern crate alloc;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::time::Duration;
 
+use device_drivers::disk::PATIENCE;
 use device_drivers::pci::Address;
 use dom0_backend::admin::{Admin, DeviceReports, MachineConsole, run_script, talk};
 use dom0_backend::archive::{self, Archive};
@@ -83,7 +85,7 @@ fn remote_place(info: &BootInfo) -> Option<Place> {
 /// The machine's devices; none of them if the hypervisor does not let us.
 async fn start_machine(info: &BootInfo, place: Option<&Place>) -> Devices {
     let management = place.map(|place| place.card.as_str());
-    let devices = start_devices(management, &hidden(info)).await.unwrap_or_else(|errno| {
+    let devices = start_devices(management, &hidden(info), patience(info)).await.unwrap_or_else(|errno| {
         println!("error: the machine's devices cannot be reached: {errno}");
         Devices::default()
     });
@@ -95,6 +97,18 @@ async fn start_machine(info: &BootInfo, place: Option<&Place>) -> Devices {
         }
     }
     devices
+}
+
+/// How long a disk may take for a request: `disk-timeout=SECONDS` on the command line.
+fn patience(info: &BootInfo) -> Duration {
+    let Some(text) = info.option("disk-timeout") else { return PATIENCE };
+    match text.parse() {
+        Ok(seconds @ 1..) => Duration::from_secs(seconds),
+        _ => {
+            println!("error: disk-timeout={text}: seconds are expected, at least one");
+            PATIENCE
+        }
+    }
 }
 
 /// The PCI functions that are kept for guests: `hide=BB:DD.F,...` on the command line.

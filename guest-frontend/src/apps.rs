@@ -14,6 +14,7 @@ mod http;
 mod information;
 pub mod line;
 pub mod machine;
+mod memory;
 pub mod pattern;
 mod shell;
 mod stopwatch;

@@ -4,6 +4,7 @@
 
 mod administration;
 mod assignment;
+mod bad_disks;
 mod bench;
 mod boot;
 mod disc;

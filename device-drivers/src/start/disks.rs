@@ -4,11 +4,12 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use pv_runtime::executor::{Either, JoinHandle, select, spawn};
 
 use super::{CONFIGURATION, Interrupts};
-use crate::disk::{BlockDevice, PATIENCE};
+use crate::disk::BlockDevice;
 use crate::nvme::{self, Controller};
 use crate::pci::{Address, Bus, COMMAND_BUS_MASTER, Function, MemoryRange, change_command, memory_range};
 use crate::registers::MappedRegisters;
@@ -61,15 +62,20 @@ pub struct DiskDriver {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// Starts the disks of a function of this kind.
+/// Starts the disks of a function of this kind, which may take so long for a request.
 ///
 /// # Errors
 ///
 /// [`SetupError`].
-pub async fn start_disks(bus: &impl Bus, address: Address, kind: DiskKind) -> Result<DiskDriver, SetupError> {
+pub async fn start_disks(
+    bus: &impl Bus,
+    address: Address,
+    kind: DiskKind,
+    patience: Duration,
+) -> Result<DiskDriver, SetupError> {
     match kind {
-        DiskKind::Virtio => start_virtio(bus, address).await,
-        DiskKind::Nvme => start_nvme(bus, address).await,
+        DiskKind::Virtio => start_virtio(bus, address, patience).await,
+        DiskKind::Nvme => start_nvme(bus, address, patience).await,
     }
 }
 
@@ -90,15 +96,21 @@ impl DiskDriver {
     }
 }
 
-async fn start_virtio(bus: &impl Bus, address: Address) -> Result<DiskDriver, SetupError> {
+async fn start_virtio(
+    bus: &impl Bus,
+    address: Address,
+    patience: Duration,
+) -> Result<DiskDriver, SetupError> {
     let interrupts = Interrupts::bind(bus, address, 2)?;
     let transport = connect(bus, address)?;
     let vectors = virtio_blk::Vectors {
         configuration: interrupts.entry(CONFIGURATION),
         requests: interrupts.entry(REQUESTS),
     };
-    let disk = Rc::new(VirtioBlk::start(transport, vectors)?);
-    let tasks = [spawn(serve_virtio(Rc::clone(&disk), interrupts))].into();
+    let disk = Rc::new(VirtioBlk::start(transport, vectors, format!("disk {address}"), patience)?);
+    let (served, watched) = (Rc::clone(&disk), Rc::clone(&disk));
+    let tasks =
+        [spawn(serve_virtio(served, interrupts)), spawn(async move { watched.look_after().await })].into();
     let identity = disk.identify().await.unwrap_or_default();
     let disks = [FoundDisk { device: Rc::clone(&disk) as _, identity }].into();
     Ok(DiskDriver { disks, driver: Driver::Virtio(disk), tasks })
@@ -113,7 +125,7 @@ async fn serve_virtio(disk: Rc<VirtioBlk<MappedRegisters>>, interrupts: Interrup
     }
 }
 
-async fn start_nvme(bus: &impl Bus, address: Address) -> Result<DiskDriver, SetupError> {
+async fn start_nvme(bus: &impl Bus, address: Address, patience: Duration) -> Result<DiskDriver, SetupError> {
     // The first entry announces what is asked of the controller itself, which nobody waits for.
     let interrupts = Interrupts::bind(bus, address, 2)?;
     change_command(bus, address, COMMAND_BUS_MASTER, 0);
@@ -121,7 +133,7 @@ async fn start_nvme(bus: &impl Bus, address: Address) -> Result<DiskDriver, Setu
     let registers = map(&memory, 0, nvme::REGISTERS_LENGTH)?;
     let doorbells = map(&memory, nvme::REGISTERS_LENGTH, nvme::doorbells_length(&registers))?;
     let (entry, name) = (interrupts.entry(REQUESTS), format!("disk controller {address}"));
-    let controller = Rc::new(Controller::new(registers, doorbells, entry, name, PATIENCE)?);
+    let controller = Rc::new(Controller::new(registers, doorbells, entry, name, patience)?);
     let found = controller.start().await?;
     let disks = found.into_iter().map(|(disk, identity)| FoundDisk { device: disk, identity }).collect();
     let (served, watched) = (Rc::clone(&controller), Rc::clone(&controller));

@@ -98,10 +98,20 @@ impl<R: Registers> Transport<R> {
         device: Option<R>,
     ) -> Result<Self, SetupError> {
         let transport = Self { common, notify, notify_multiplier, device };
-        transport.reset()?;
-        transport.add_status(status::ACKNOWLEDGE);
-        transport.add_status(status::DRIVER);
+        transport.begin_anew()?;
         Ok(transport)
+    }
+
+    /// The same with a device that was used before; it knows nothing of that afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError::Stuck`] if the reset does not end.
+    pub fn begin_anew(&self) -> Result<(), SetupError> {
+        self.reset()?;
+        self.add_status(status::ACKNOWLEDGE);
+        self.add_status(status::DRIVER);
+        Ok(())
     }
 
     /// Stops the device: afterwards it uses no memory of ours.

@@ -4,6 +4,8 @@ use alloc::rc::Rc;
 use core::future::Future;
 use std::vec::Vec;
 
+use pv_runtime::executor::{sleep, spawn, testing};
+
 use super::*;
 use crate::disk::{Completions, Outcome, SECTOR_SIZE};
 use crate::virtio::fake::{FakeQueue, FakeRegisters, Taken, read_memory, write_memory};
@@ -15,6 +17,7 @@ struct Device {
     driver: Rc<VirtioBlk<Rc<FakeRegisters>>>,
     common: Rc<FakeRegisters>,
     notify: Rc<FakeRegisters>,
+    config: Rc<FakeRegisters>,
     queue: FakeQueue,
     medium: Vec<u8>,
     completions: Rc<Completions>,
@@ -25,16 +28,17 @@ impl Device {
         let common = Rc::new(FakeRegisters::new(56).with_features(feature::VERSION_1 | features));
         common.set_u16(0x12, 1);
         common.set_u16(0x18, 64);
-        let config = FakeRegisters::new(60);
+        let config = Rc::new(FakeRegisters::new(60));
         config.put(0, &1024_u64.to_le_bytes());
         let notify = Rc::new(FakeRegisters::new(4));
-        let transport = Transport::begin(Rc::clone(&common), Rc::clone(&notify), 4, Some(Rc::new(config)));
+        let transport = Transport::begin(Rc::clone(&common), Rc::clone(&notify), 4, Some(Rc::clone(&config)));
         let vectors = Vectors { configuration: 0, requests: 1 };
-        let driver = VirtioBlk::start(transport.expect("no fault"), vectors);
+        let patience = Duration::from_secs(30);
+        let driver = VirtioBlk::start(transport.expect("no fault"), vectors, "fake".into(), patience);
         let driver = Rc::new(driver.expect("a sound device"));
         let queue = FakeQueue::new(64, driver.requests.borrow().queue.addresses());
         let medium = (0..1024 * 512).map(|byte: u32| (byte / SECTOR_SIZE) as u8).collect();
-        Self { driver, common, notify, queue, medium, completions: Rc::default() }
+        Self { driver, common, notify, config, queue, medium, completions: Rc::default() }
     }
 
     fn submit(
@@ -216,4 +220,78 @@ fn the_disk_tells_its_name() {
     driver.take_completions();
     let core::task::Poll::Ready(name) = name.poll(&mut context) else { panic!("the device has answered") };
     assert_eq!(name.as_deref(), Ok("WEIR-DISK-1"));
+}
+
+#[test]
+fn a_request_that_is_not_answered_fails_and_the_device_starts_anew() {
+    testing::run(async {
+        let mut device = Device::new(feature::INDIRECT_DESCRIPTORS);
+        let (_page, segment) = page_with(0);
+        spawn({
+            let driver = Rc::clone(&device.driver);
+            async move { driver.look_after().await }
+        });
+        for token in [1, 2] {
+            device.submit(Operation::Read, 0, &[segment], token).expect("room");
+        }
+        device.driver.kick();
+        sleep(Duration::from_secs(29)).await;
+        device.serve();
+        assert_eq!(device.outcomes(), [Outcome { token: 1, result: DONE }]);
+        sleep(Duration::from_secs(12)).await;
+        assert_eq!(device.outcomes(), [Outcome { token: 2, result: Err(IoError::Device) }]);
+        // What it completes of before is not looked at: it has another queue now.
+        device.serve();
+        assert!(device.outcomes().is_empty());
+        device.queue = FakeQueue::new(64, device.driver.requests.borrow().queue.addresses());
+        device.submit(Operation::Read, 0, &[segment], 3).expect("room");
+        device.driver.kick();
+        device.serve();
+        assert_eq!(device.outcomes(), [Outcome { token: 3, result: DONE }]);
+    });
+}
+
+#[test]
+fn a_disk_that_is_another_one_after_its_reset_is_given_up() {
+    testing::run(async {
+        let device = Device::new(0);
+        let (_page, segment) = page_with(0);
+        device.submit(Operation::Read, 0, &[segment], 1).expect("room");
+        device.driver.kick();
+        device.config.put(0, &1023_u64.to_le_bytes());
+        device.driver.look_after().await;
+        assert_eq!(device.outcomes(), [Outcome { token: 1, result: Err(IoError::Device) }]);
+        let refused = Err(SubmitError::Refused(IoError::Gone));
+        assert_eq!(device.submit(Operation::Read, 0, &[segment], 2), refused);
+    });
+}
+
+#[test]
+fn an_interrupt_that_was_lost_costs_time_and_nothing_else() {
+    testing::run(async {
+        let mut device = Device::new(0);
+        let (_page, segment) = page_with(0);
+        device.submit(Operation::Read, 0, &[segment], 1).expect("room");
+        device.driver.kick();
+        device.serve();
+        spawn({
+            let driver = Rc::clone(&device.driver);
+            async move { driver.look_after().await }
+        });
+        device.completions.wait().await;
+        assert_eq!(device.outcomes(), [Outcome { token: 1, result: DONE }]);
+        assert_eq!(device.driver.errors.count(), 0);
+    });
+}
+
+#[test]
+fn shutting_down_fails_what_is_under_way_and_refuses_what_comes() {
+    let device = Device::new(0);
+    let (_page, segment) = page_with(0);
+    device.submit(Operation::Read, 0, &[segment], 1).expect("room");
+    device.driver.kick();
+    device.driver.shut_down().expect("it stops");
+    assert_eq!(device.outcomes(), [Outcome { token: 1, result: Err(IoError::Gone) }]);
+    let refused = Err(SubmitError::Refused(IoError::Gone));
+    assert_eq!(device.submit(Operation::Read, 0, &[segment], 2), refused);
 }

@@ -31,6 +31,7 @@ commands; sizes and offsets are bytes and may end in K, M or G; DISK is a number
   bench check ACTION ORDER BYTES DEPTH ROUNDS DISK SEED
                                          (the same, on a disk that holds the data of SEED, compared)
   bench net MAC ROUNDS PACKETS           send so many packets at a time; dom0 counts what it takes
+  hold-memory SECONDS SEED               fill free memory with the data of SEED, wait, compare
   sleep SECONDS                          wait
   spin SECONDS                           be busy, without asking the hypervisor for anything
   shutdown, reboot, crash                end this domain
@@ -111,6 +112,13 @@ pub enum Command {
     DiskHash(Extent),
     /// Measure something.
     Bench(Benchmark),
+    /// Fill memory and see whether it stays so.
+    HoldMemory {
+        /// How long.
+        seconds: u64,
+        /// Which data.
+        seed: u64,
+    },
     /// Wait.
     Sleep(u64),
     /// Be busy.
@@ -143,6 +151,9 @@ impl Command {
             "disk-read" => Self::DiskRead(words.extent()?),
             "disk-hash" => Self::DiskHash(words.extent()?),
             "bench" => words.bench()?,
+            "hold-memory" => {
+                Self::HoldMemory { seconds: words.required("SECONDS")?, seed: words.required("SEED")? }
+            }
             "sleep" => Self::Sleep(words.required("SECONDS")?),
             "spin" => Self::Spin(words.required("SECONDS")?),
             "shutdown" => Self::Shutdown,

@@ -16,6 +16,7 @@ use pv_runtime::xenbus::{Device, Store, StoreError};
 use {
     crate::block::OwnedDisk,
     crate::pci::{PciDriver, PciFront},
+    device_drivers::disk::PATIENCE,
     device_drivers::pci::{Bus, ConfigPorts, scan},
     device_drivers::start::{self, DiskKind},
     hypercall_abi::Errno,
@@ -209,7 +210,7 @@ async fn start_disks(disks: &Disks, bus: &impl Bus) {
     let mut numbers = 0..;
     for function in scan(bus) {
         let Some(kind) = DiskKind::of(&function) else { continue };
-        match start::start_disks(bus, function.address, kind).await {
+        match start::start_disks(bus, function.address, kind, PATIENCE).await {
             Ok(driver) => {
                 for (found, number) in driver.disks.into_iter().zip(numbers.by_ref()) {
                     spawn(OwnedDisk::new(&disks.add(number), found.device).run());

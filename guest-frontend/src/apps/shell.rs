@@ -11,7 +11,7 @@ use super::command::{Command, HELP};
 use super::failure::Failure;
 use super::line::{Line, Typed};
 use super::machine::Machine;
-use super::{disk, echo, http, information, tcp};
+use super::{disk, echo, http, information, memory, tcp};
 use crate::bench;
 
 /// What shows that a command can be typed.
@@ -86,6 +86,7 @@ async fn run(machine: &Machine, command: Command) -> Result<(), Failure> {
         Command::DiskRead(extent) => disk::print(&machine.disk(extent.disk)?, extent).await?,
         Command::DiskHash(extent) => disk::hash(&machine.disk(extent.disk)?, extent).await?,
         Command::Bench(benchmark) => bench::run(machine, benchmark).await?,
+        Command::HoldMemory { seconds, seed } => memory::hold(Duration::from_secs(seconds), seed).await?,
         Command::Sleep(seconds) => sleep(Duration::from_secs(seconds)).await,
         Command::Spin(seconds) => spin(Duration::from_secs(seconds)),
         Command::Shutdown => shutdown(Shutdown::PowerOff),
