@@ -34,7 +34,7 @@ pub use table::{FrameInfo, METADATA_BYTES, info};
 pub(crate) use table::HostTables;
 
 pub(crate) use list::FrameList;
-pub(crate) use memory::remove_foreign_mapping;
+pub(crate) use memory::remove_foreign_mappings;
 
 use crate::{direct_map, domain, frame_allocator, machine::machine};
 use core::{ops::Range, sync::atomic::Ordering};

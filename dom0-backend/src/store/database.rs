@@ -111,6 +111,8 @@ pub(super) struct Database {
     pub ledger: Ledger,
     holdings: Holdings,
     notices: Vec<Notice>,
+    /// Directories that were planted, of whose nodes no notice was given.
+    planted: Vec<Path>,
 }
 
 impl Database {
@@ -150,20 +152,18 @@ impl Database {
             self.account(&path, node.permissions(), Delta::node(node_weight(&path, node)));
         }
         self.notices.clear();
+        self.planted.clear();
     }
 
-    /// Hangs in a directory, whose parent is there and which itself is not. Who watches nodes in it hears of those, who
-    /// watches from above of the directory.
+    /// Hangs in a directory, whose parent is there and which itself is not.
     pub fn plant(&mut self, seedling: Seedling) {
         let Seedling { path, node, .. } = seedling;
-        let mut listing = self.tree.parent_of(&path).map(|parent| parent.permissions().clone());
-        let mut reach = Reach::Above;
+        let listing = self.tree.parent_of(&path).map(|parent| parent.permissions().clone());
+        self.notices.push(Notice::came(&path, Reach::Above, node.permissions().clone(), listing));
         for (below, planted) in node.subtree(&path) {
-            let permissions = planted.permissions();
-            self.account(&below, permissions, Delta::node(node_weight(&below, planted)));
-            self.notices.push(Notice::came(&below, reach, permissions.clone(), listing.take()));
-            reach = Reach::Exact;
+            self.account(&below, planted.permissions(), Delta::node(node_weight(&below, planted)));
         }
+        self.planted.push(path.clone());
         let (tree, now) = self.tree_mut();
         tree.insert(&path, node, now);
     }
@@ -171,6 +171,21 @@ impl Database {
     /// Takes out the notices that came up since the last time.
     pub fn take_notices(&mut self) -> Vec<Notice> {
         mem::take(&mut self.notices)
+    }
+
+    /// Takes out the directories that were planted since the last time. Who watches from above has heard of them by a
+    /// notice; who watches what is in them has not.
+    pub fn take_planted(&mut self) -> Vec<Path> {
+        mem::take(&mut self.planted)
+    }
+
+    /// Notices of all that is below a node, as if it had just come with that.
+    pub fn arrivals_below(&self, path: &Path) -> Vec<Notice> {
+        let came = |(path, node): (Path, &Node)| {
+            let listing = self.tree.parent_of(&path).map(|parent| parent.permissions().clone());
+            Notice::came(&path, Reach::Exact, node.permissions().clone(), listing)
+        };
+        self.tree.subtree(path).into_iter().skip(1).map(came).collect()
     }
 
     /// A node that names `domain` in its permissions.

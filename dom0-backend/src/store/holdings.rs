@@ -14,14 +14,15 @@ use super::permission::Permissions;
 /// The paths of the nodes whose permissions name a domain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Holdings {
-    paths: HashMap<DomainId, BTreeSet<Path>>,
+    /// Each with the length of its text, by which most are told apart at once: all of a domain's begin alike.
+    paths: HashMap<DomainId, BTreeSet<(usize, Path)>>,
 }
 
 impl Holdings {
     /// The node at `path` now has these permissions.
     pub fn add(&mut self, path: &Path, permissions: &Permissions) {
         for domain in guests(permissions) {
-            self.paths.entry(domain).or_default().insert(path.clone());
+            self.paths.entry(domain).or_default().insert(key(path));
         }
     }
 
@@ -29,17 +30,21 @@ impl Holdings {
     pub fn remove(&mut self, path: &Path, permissions: &Permissions) {
         for domain in guests(permissions) {
             let Some(paths) = self.paths.get_mut(&domain) else { continue };
-            paths.remove(path);
+            paths.remove(&key(path));
             if paths.is_empty() {
                 self.paths.remove(&domain);
             }
         }
     }
 
-    /// The first node, in the order of paths, that names `domain`.
+    /// A node that names `domain`; none above it does.
     pub fn first(&self, domain: DomainId) -> Option<&Path> {
-        self.paths.get(&domain)?.first()
+        self.paths.get(&domain)?.first().map(|(_, path)| path)
     }
+}
+
+fn key(path: &Path) -> (usize, Path) {
+    (path.as_str().len(), path.clone())
 }
 
 /// The domains that are named and are not dom0.

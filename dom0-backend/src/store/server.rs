@@ -15,6 +15,7 @@ use super::clients::Clients;
 use super::connection::{ConnectionId, Peer};
 use super::database::{Database, Workspace};
 use super::error::Error;
+use super::notice::Notice;
 use super::operation::{self, Session};
 use super::path::{self, Path, Special};
 use super::permission::Caller;
@@ -229,18 +230,27 @@ impl Server {
     /// Turns the notices of changes into watch events for those who may know.
     fn deliver_events(&mut self) {
         for notice in self.database.take_notices() {
-            for (watched, id, group) in self.watches.concerned(&notice) {
-                let Some(caller) = self.clients.caller(id) else { continue };
-                let Some(connection) = self.clients.get_mut(id) else { continue };
-                if !notice.may_be_told_to(&caller) {
-                    continue;
-                }
-                for (token, hidden) in group {
-                    let seen = |path: &'_ str| path.get(*hidden..).map(String::from).unwrap_or_default();
-                    connection.send_event(&seen(notice.path.as_str()), &seen(watched), token, &self.limits);
-                }
-                self.clients.list_ready(id);
+            self.tell_of(&notice);
+        }
+        for path in self.database.take_planted() {
+            if self.watches.any_below(&path) {
+                self.database.arrivals_below(&path).iter().for_each(|notice| self.tell_of(notice));
             }
+        }
+    }
+
+    fn tell_of(&mut self, notice: &Notice) {
+        for (watched, id, group) in self.watches.concerned(notice) {
+            let Some(caller) = self.clients.caller(id) else { continue };
+            let Some(connection) = self.clients.get_mut(id) else { continue };
+            if !notice.may_be_told_to(&caller) {
+                continue;
+            }
+            for (token, hidden) in group {
+                let seen = |path: &'_ str| path.get(*hidden..).map(String::from).unwrap_or_default();
+                connection.send_event(&seen(notice.path.as_str()), &seen(watched), token, &self.limits);
+            }
+            self.clients.list_ready(id);
         }
     }
 

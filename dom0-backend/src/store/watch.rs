@@ -7,6 +7,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
+use core::ops::Bound;
 
 use hashbrown::HashMap;
 
@@ -91,6 +92,13 @@ impl Watches {
         })
     }
 
+    /// Whether anything below a node is watched.
+    pub fn any_below(&self, path: &Path) -> bool {
+        let below = path.child("");
+        let mut from = self.by_path.range::<str, _>((Bound::Included(below.as_str()), Bound::Unbounded));
+        from.next().is_some_and(|(watched, _)| watched.as_str().starts_with(below.as_str()))
+    }
+
     /// Every watch, as connection, path and token.
     pub fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Path, &Token)> {
         self.by_connection
@@ -160,6 +168,15 @@ mod tests {
         assert_eq!(concerned(&all, Reach::Exact, "/a/b"), expected[..1]);
         assert_eq!(concerned(&all, Reach::Above, "/a"), expected[1..]);
         assert_eq!(concerned(&all, Reach::Above, "@a"), []);
+    }
+
+    #[test]
+    fn what_is_watched_below_a_node_is_found() {
+        let all = watches(&[(ONE, "/a-b/c", b"t"), (ONE, "/a/b/c", b"t"), (ONE, "/b", b"t")]);
+        let found = ["/", "/a", "/a/b", "/a-b"].map(|text| all.any_below(&path(text)));
+        assert_eq!(found, [true; 4]);
+        let not_found = ["/a/b/c", "/a/bc", "/b", "/c"].map(|text| all.any_below(&path(text)));
+        assert_eq!(not_found, [false; 4]);
     }
 
     #[test]

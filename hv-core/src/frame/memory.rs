@@ -181,8 +181,8 @@ impl DomainMemory {
         added.map(|_| ()).map_err(|_| Errno::EPERM)
     }
 
-    pub(crate) fn remove_foreign_mapping(&self) {
-        self.foreign_mappings.fetch_sub(1, Ordering::Release);
+    pub(crate) fn remove_foreign_mappings(&self, count: u32) {
+        self.foreign_mappings.fetch_sub(count, Ordering::Release);
     }
 
     /// Ends the builder's right to this domain's memory for good; to be called before the domain first runs.
@@ -202,9 +202,9 @@ impl DomainMemory {
     }
 }
 
-/// Forgets a foreign mapping of a frame of `owner`.
-pub(crate) fn remove_foreign_mapping(owner: hypercall_abi::DomainId) {
+/// Forgets so many foreign mappings of frames of `owner`.
+pub(crate) fn remove_foreign_mappings(owner: hypercall_abi::DomainId, count: u32) {
     if let Some(owner) = domain::find(owner) {
-        owner.memory.remove_foreign_mapping();
+        owner.memory.remove_foreign_mappings(count);
     }
 }

@@ -190,11 +190,14 @@ impl<'a> TableSession<'a> {
     fn flush_unmapped(&mut self) {
         arch::tlb::flush_domain(self.domain);
         let count = core::mem::take(&mut self.tables.unmapped_count);
-        for entry in &self.tables.unmapped[..count] {
-            if let Some(owner) = frame::owner(entry.frame()) {
-                frame::remove_foreign_mapping(owner);
+        // Mostly all are one domain's.
+        let unmapped = &self.tables.unmapped[..count];
+        for entries in unmapped.chunk_by(|one, next| frame::owner(one.frame()) == frame::owner(next.frame()))
+        {
+            if let Some(owner) = frame::owner(entries[0].frame()) {
+                frame::remove_foreign_mappings(owner, entries.len() as u32);
             }
-            release_frame(*entry);
+            entries.iter().for_each(|entry| release_frame(*entry));
         }
     }
 
@@ -231,7 +234,7 @@ fn hold_frame(entry: Entry, owner: DomainId) -> Result<(), Errno> {
 
 fn hold_foreign(entry: Entry, owner: &Domain) -> Result<(), Errno> {
     owner.memory.add_foreign_mapping()?;
-    hold_frame(entry, owner.id).inspect_err(|_| owner.memory.remove_foreign_mapping())
+    hold_frame(entry, owner.id).inspect_err(|_| owner.memory.remove_foreign_mappings(1))
 }
 
 #[inline]
