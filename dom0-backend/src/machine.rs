@@ -25,7 +25,6 @@ use crate::block::{
 };
 use crate::net::{Channel, Moderation, Platform, Switch};
 use crate::pci::{PciFunctions, Use};
-use crate::remote::Card;
 use device_drivers::pci::{Address, ConfigPorts, Function, Reset, report, scan};
 use device_drivers::start::{
     CONFIGURATION, DiskDriver, DiskKind, FoundDisk, Interrupts, RECEIVE, SEND, start_disks,
@@ -33,9 +32,12 @@ use device_drivers::start::{
 };
 use device_drivers::virtio::{DeviceKind, MappedRegisters, SetupError};
 use device_drivers::virtio_net::{Offloads, VirtioNet};
+use ip_stack::Card;
 
 /// Pages for frames: what the interface receives into, and as many again for frames to be sent.
 const FRAME_BUFFERS: usize = 1024;
+/// The same for dom0's own card.
+const MANAGEMENT_BUFFERS: usize = 128;
 
 /// Pages that are read when a disk is checked.
 const CHECKED_PAGES: usize = 16;
@@ -245,7 +247,7 @@ fn start_management(
     devices: &mut Devices,
 ) -> Result<Option<String>, SetupError> {
     let (interface, interrupts) = virtio_network_card(config, address, Offloads::Refused)?;
-    let card = Rc::new(Card::new(interface));
+    let card = Rc::new(Card::new(interface, MANAGEMENT_BUFFERS));
     spawn(serve_management(Rc::clone(&card), interrupts));
     devices.management = Some(card);
     Ok(Some("domain 0's own network card".into()))

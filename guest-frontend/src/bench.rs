@@ -4,21 +4,24 @@
 //! a machine that does other things too. Each figure is the least of several rounds after the first, less what taking
 //! the time costs, so it is the cost on a warm path.
 
+mod counter;
 mod disk;
+mod frames;
 pub mod io;
 mod marks;
 mod memory;
 mod micro;
-mod net;
+pub mod net;
 mod offer;
 mod peer;
+mod talk;
 mod upcall;
+pub mod wire;
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use pv_runtime::println;
 use pv_runtime::time::{started_at, time_stamp_counter};
-use smoltcp::wire::EthernetAddress;
 
 use crate::apps::{Failure, machine::Machine};
 
@@ -57,14 +60,16 @@ pub enum Benchmark {
         /// What is on it.
         seed: u64,
     },
-    /// Packets of 1,500 bytes.
-    Net {
-        /// Where they go.
-        to: EthernetAddress,
+    /// Packets to another guest, or to the network.
+    Net(net::Stream),
+    /// Packets from another guest, which runs the one before.
+    Sink(net::Stream),
+    /// Traffic of one kind over a wire of which both ends are this domain's.
+    Wire {
+        /// Which.
+        workload: wire::Workload,
         /// How often.
         rounds: u32,
-        /// Packets of a round, handed over together.
-        packets: u32,
     },
 }
 
@@ -82,7 +87,9 @@ pub async fn run(machine: &Machine, benchmark: Benchmark) -> Result<(), Failure>
         Benchmark::Check { workload, rounds, disk, seed } => {
             io::check(machine, workload, rounds, (disk, seed)).await?;
         }
-        Benchmark::Net { to, rounds, packets } => net::rounds(machine, to, rounds, packets).await?,
+        Benchmark::Net(stream) => net::rounds(machine, stream).await?,
+        Benchmark::Sink(stream) => net::sink(machine, stream).await?,
+        Benchmark::Wire { workload, rounds } => wire::count(machine, workload, rounds).await?,
     }
     Ok(())
 }

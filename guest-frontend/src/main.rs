@@ -7,6 +7,7 @@
 //! | word | meaning |
 //! | --- | --- |
 //! | `ip=ADDRESS/PREFIX[,GATEWAY]` | use this address, not one by DHCP |
+//! | `ip=none` | no TCP/IP |
 //! | `noecho` | serve no echo |
 //! | `run="COMMAND; COMMAND"` | run these once the devices are up |
 //! | `log=LEVEL` | log this much: `error`, `warn`, `info`, `debug`, `trace` |
@@ -54,11 +55,16 @@ fn connect_store(info: &BootInfo) -> Option<Store> {
     }
 }
 
-/// Where the address comes from; by DHCP if the command line does not say so, or makes no sense.
-fn address_plan(info: &BootInfo) -> AddressPlan {
-    let Some(text) = info.option("ip") else { return AddressPlan::Dhcp };
-    text.parse().unwrap_or_else(|error| {
+/// Where the address comes from; by DHCP if the command line does not say so, or makes no sense. `None` if there is to be
+/// none.
+fn address_plan(info: &BootInfo) -> Option<AddressPlan> {
+    let text = info.option("ip").unwrap_or("dhcp");
+    if text == "none" {
+        return None;
+    }
+    let plan = text.parse().unwrap_or_else(|error| {
         log::error!("ip={text}: {error}");
         AddressPlan::Dhcp
-    })
+    });
+    Some(plan)
 }

@@ -10,11 +10,13 @@
 extern crate alloc;
 
 mod address;
+mod card;
 mod port;
 mod stack;
 mod tcp;
 
 pub use address::{AddressPlan, BadAddress};
-pub use port::{Port, Turn};
+pub use card::Card;
+pub use port::{Port, Turn, put_frames, take_frames};
 pub use stack::Stack;
 pub use tcp::{Buffers, ConnectionError, TcpStream};

@@ -6,7 +6,7 @@ use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::time::Duration;
 
-use pv_runtime::executor::{self, Notify, select, select3, sleep_until, spawn, yield_now};
+use pv_runtime::executor::{self, JoinHandle, Notify, select, select3, sleep_until, spawn, yield_now};
 use pv_runtime::time;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::{dhcpv4, tcp};
@@ -49,6 +49,8 @@ struct Shared {
     /// For users: there is an address.
     configured: Notify,
     next_port: Cell<u16>,
+    /// Who takes turns, if the stack does so by itself.
+    task: RefCell<Option<JoinHandle<()>>>,
 }
 
 /// The TCP/IP stack of one network interface. Clones are the same stack.
@@ -66,6 +68,13 @@ enum Next {
 impl Stack {
     /// Starts a stack on an interface, connected or not.
     pub fn start(port: Rc<dyn Port>, plan: AddressPlan) -> Self {
+        let stack = Self::by_hand(port, plan);
+        *stack.0.task.borrow_mut() = Some(spawn(stack.clone().run()));
+        stack
+    }
+
+    /// A stack that takes a turn only when it is [told to](Self::take_turn).
+    pub fn by_hand(port: Rc<dyn Port>, plan: AddressPlan) -> Self {
         let mut sockets = SocketSet::new(Vec::new());
         let (dhcp, configuration) = match plan {
             AddressPlan::Dhcp => (Some(sockets.add(dhcpv4::Socket::new())), None),
@@ -74,15 +83,27 @@ impl Stack {
         let state =
             State { interface: None, connection: 0, sockets, dhcp, configuration, abandoned: Vec::new() };
         let first_port = FIRST_EPHEMERAL_PORT | time::time_stamp_counter() as u16;
-        let stack = Self(Rc::new(Shared {
+        Self(Rc::new(Shared {
             port,
             state: RefCell::new(state),
             poke: Notify::new(),
             configured: Notify::new(),
             next_port: Cell::new(first_port),
-        }));
-        spawn(stack.clone().run());
-        stack
+            task: RefCell::new(None),
+        }))
+    }
+
+    /// Takes all packets that came, lets all sockets send, and hands everything over at once.
+    pub fn take_turn(&self) {
+        // When the next turn is due is for who takes it to know.
+        let _ = self.turn();
+    }
+
+    /// Leaves the interface to somebody else: the stack takes no more turns by itself.
+    pub fn stop(&self) {
+        if let Some(task) = self.0.task.take() {
+            task.cancel();
+        }
     }
 
     /// The interface's address and network, if it has one.
@@ -173,7 +194,9 @@ impl Stack {
             configured.ring();
         }
         let Some(interface) = &mut state.interface else { return Next::Until(None) };
-        let Turn { may_wait, is_starved } = port.turn(interface, &mut state.sockets, now);
+        port.poll(interface, &mut state.sockets, now);
+        port.hand_over();
+        let Turn { may_wait, is_starved } = port.ask_for_event();
         let delay = interface.poll_delay(now, &state.sockets).map(Duration::from);
         if state.take_dhcp_event() {
             configured.ring();

@@ -8,7 +8,7 @@ use core::time::Duration;
 use device_drivers::pci::Address;
 use hypercall_abi::DomainId;
 
-use crate::bench::DiskRequests;
+use crate::bench::{DiskRequests, PairTraffic, WireTraffic};
 use crate::toolstack::{GuestConfiguration, GuestDisk, GuestNic, PinOrder};
 
 /// What is done with PCI devices.
@@ -284,6 +284,10 @@ pub enum BenchCommand {
     Traffic(String),
     /// What one kind of disk request costs.
     Io(DiskRequests),
+    /// Traffic of one kind between two interfaces of one guest.
+    Wire(WireTraffic),
+    /// Packets between two guests.
+    Pair(PairTraffic),
     /// How long so many domains take to be made, one after the other.
     Create(u32),
     /// How many idle guests of so many MiB there is room for.

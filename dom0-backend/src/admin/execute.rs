@@ -171,6 +171,8 @@ impl Admin {
             BenchCommand::Micro(guest) => bench::micro(&self.toolstack, guest.as_deref()).await?,
             BenchCommand::Traffic(name) => bench::traffic(&self.toolstack, &name).await?,
             BenchCommand::Io(requests) => bench::disk_requests(&self.toolstack, &requests).await?,
+            BenchCommand::Wire(traffic) => bench::wire_traffic(&self.toolstack, &traffic).await?,
+            BenchCommand::Pair(traffic) => bench::pair_traffic(&self.toolstack, &traffic).await?,
             BenchCommand::Create(count) => bench::creations(&self.toolstack, count).await?,
             BenchCommand::Guests(memory) => bench::population(&self.toolstack, memory).await?,
         }

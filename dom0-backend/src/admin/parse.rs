@@ -15,7 +15,7 @@ use super::arguments::Arguments;
 use super::command::*;
 use super::usage::{self, NOT_YET};
 use super::words::{self, Unclosed};
-use crate::bench::DiskRequests;
+use crate::bench::{DiskRequests, PairTraffic, WireTraffic};
 use crate::toolstack::GuestConfiguration;
 
 /// How long a guest may take for what it is told to run, unless said otherwise.
@@ -146,6 +146,19 @@ impl Command {
                     rounds: number("rounds", rounds)?,
                 }))
             }
+            ("bench", ["wire", near, far, kind, bytes, count, rounds]) => {
+                Self::Bench(BenchCommand::Wire(WireTraffic {
+                    ends: [text(near), text(far)],
+                    kind: [text(kind), text(bytes)],
+                    count: number::<u32>("count", count)?.max(1),
+                    rounds: number("rounds", rounds)?,
+                }))
+            }
+            ("bench", ["pair", bytes, count, rounds]) => Self::Bench(BenchCommand::Pair(PairTraffic {
+                bytes: number("bytes", bytes)?,
+                count: number::<u32>("count", count)?.max(1),
+                rounds: number("rounds", rounds)?,
+            })),
             ("perf", []) => Self::Counters,
             ("perf", ["-r" | "--reset"]) => Self::ResetCounters,
             ("drill", [rounds]) => Self::Drill(number("guests", rounds)?),

@@ -63,6 +63,11 @@ pub const USAGES: &[(&str, &str)] = &[
         "bench io DISK ACTION ORDER BYTES DEPTH ROUNDS",
         "what a disk request costs; write and flush write to DISK",
     ),
+    (
+        "bench wire NEAR FAR KIND BYTES COUNT ROUNDS",
+        "what traffic costs between a guest's interfaces: `vif`, or a card's address",
+    ),
+    ("bench pair BYTES COUNT ROUNDS", "what packets cost between two guests"),
     ("bench create COUNT", "how long domains take to be made, the first to the last"),
     ("bench guests MIB", "how many idle guests of this size there is room for"),
     ("drill GUESTS", "make guests while steps of it fail on purpose; is anything left of them?"),

@@ -54,6 +54,15 @@ impl Counts {
         counts
     }
 
+    /// All parts together.
+    pub fn sum(parts: &[Self]) -> Self {
+        let mut sum = Self::default();
+        for part in parts {
+            sum.0.iter_mut().zip(part.0).for_each(|(sum, count)| *sum += count);
+        }
+        sum
+    }
+
     /// What is left without what an empty round has too.
     pub fn without(&self, empty: &Self) -> Self {
         let mut rest = *self;
@@ -126,6 +135,12 @@ mod tests {
         assert_eq!(value("bytes copied"), Some(1500));
         assert_eq!(value("hypercalls"), Some(5));
         assert_eq!(value("idle ticks"), None);
+    }
+
+    #[test]
+    fn parts_of_a_round_are_added_up() {
+        assert_eq!(Counts::sum(&[round(1, 20, 3), round(4, 50, 6)]), round(5, 70, 9));
+        assert_eq!(Counts::sum(&[]), Counts::default());
     }
 
     #[test]

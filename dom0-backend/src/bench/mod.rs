@@ -13,6 +13,7 @@ mod population;
 mod service;
 mod subject;
 mod traffic;
+mod wire;
 
 use alloc::rc::Rc;
 use alloc::string::String;
@@ -22,6 +23,7 @@ use crate::toolstack::Toolstack;
 pub use subject::BenchError;
 use subject::Subject;
 pub use traffic::DiskRequests;
+pub use wire::{PairTraffic, WireTraffic};
 
 /// Measures everything, with guests made for it; or what the hypervisor does, in a guest that is there.
 ///
@@ -60,6 +62,24 @@ pub async fn traffic(toolstack: &Rc<Toolstack>, selection: &str) -> Result<(), B
 /// [`BenchError`].
 pub async fn disk_requests(toolstack: &Rc<Toolstack>, requests: &DiskRequests) -> Result<(), BenchError> {
     traffic::disk_requests(toolstack, requests).await
+}
+
+/// Measures one kind of traffic over a wire of which a guest has both ends.
+///
+/// # Errors
+///
+/// [`BenchError`].
+pub async fn wire_traffic(toolstack: &Rc<Toolstack>, traffic: &WireTraffic) -> Result<(), BenchError> {
+    wire::traffic(toolstack, traffic).await
+}
+
+/// Measures packets from one guest to another.
+///
+/// # Errors
+///
+/// [`BenchError`].
+pub async fn pair_traffic(toolstack: &Rc<Toolstack>, traffic: &PairTraffic) -> Result<(), BenchError> {
+    wire::pair(toolstack, traffic).await
 }
 
 /// Measures how long domains take to be made, so many one after the other, beside others.

@@ -90,6 +90,9 @@ impl From<store::Error> for BenchError {
     }
 }
 
+/// How a line begins that says what a guest has compared.
+const CHECKED: &str = "checked ";
+
 /// A guest that is measured. One that was made for it is to be [ended](Self::end).
 pub struct Subject {
     toolstack: Rc<Toolstack>,
@@ -144,6 +147,20 @@ impl Subject {
             0 => Ok(()),
             _ => Err(BenchError::Failed(format!("{command}: {errors}"))),
         }
+    }
+
+    /// Has the guest's shell run a command, and prints what it says that it has compared.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Self::run).
+    pub async fn run_checked(&self, command: &str) -> Result<(), BenchError> {
+        let print = |line: &str| {
+            if line.starts_with(CHECKED) {
+                pv_runtime::print!("{line}");
+            }
+        };
+        self.run(command, print).await
     }
 
     /// Takes the guest apart.

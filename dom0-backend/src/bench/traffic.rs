@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::counts::Counts;
 use super::creation;
@@ -15,6 +16,8 @@ const ROUNDS: u32 = 32;
 const DISK_ROUNDS: u32 = 128;
 /// Packets of a round: half a ring's.
 const PACKETS: u32 = 128;
+/// Bytes of a packet behind its Ethernet header.
+const BYTES: u32 = 1500;
 /// Requests under way at once.
 const DEPTHS: [u32; 2] = [1, 32];
 /// Settings of a guest that sends packets; it needs no address.
@@ -76,7 +79,7 @@ async fn between_guests(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
 async fn between(sender: &Subject, receiver: &Subject) -> Result<(), BenchError> {
     // The switch sends to one only when it has seen where that one is.
     let service = receiver.offer()?;
-    receiver.run(&format!("bench net {} 1 1", address(sender)), |_| {}).await?;
+    receiver.run(&format!("bench net {} {BYTES} 1 1", address(sender)), |_| {}).await?;
     drop(service);
     packets(sender, &address(receiver), BETWEEN_GUESTS).await
 }
@@ -89,18 +92,18 @@ async fn to_network(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
 }
 
 async fn packets(sender: &Subject, to: &str, name: &str) -> Result<(), BenchError> {
-    rounds(sender, name, PACKETS, &|count| format!("bench net {to} {ROUNDS} {count}")).await
+    rounds(sender, name, (PACKETS, 1), &|count| format!("bench net {to} {BYTES} {count} {ROUNDS}")).await
 }
 
 /// The address of a guest's first interface.
-fn address(subject: &Subject) -> String {
+pub(super) fn address(subject: &Subject) -> String {
     let address = subject.guest().configuration().addresses().next();
     address.map(|address| format!("{address}")).unwrap_or_default()
 }
 
 async fn from_disk(toolstack: &Rc<Toolstack>, name: &str, depth: u32) -> Result<(), BenchError> {
     let reader = Subject::make(toolstack, "bench", &READER).await?;
-    let read = rounds(&reader, name, depth, &|count| format!("bench disk {DISK_ROUNDS} {count}")).await;
+    let read = rounds(&reader, name, (depth, 1), &|count| format!("bench disk {DISK_ROUNDS} {count}")).await;
     reader.end().await;
     read
 }
@@ -130,20 +133,21 @@ pub async fn disk_requests(toolstack: &Rc<Toolstack>, requests: &DiskRequests) -
     let guest = Subject::make(toolstack, "bench", &["memory=32", &disk]).await?;
     let kind = kind.join(" ");
     let name = format!("{kind} {depth}");
-    let measured = rounds(&guest, &name, *depth, &|count| format!("bench io {kind} {count} {times}")).await;
+    let measured =
+        rounds(&guest, &name, (*depth, 1), &|count| format!("bench io {kind} {count} {times}")).await;
     guest.end().await;
     measured
 }
 
-/// Has a guest do rounds with nothing in them and with `count`, and prints the difference.
-async fn rounds(
+/// Has a guest do rounds with nothing in them and with `count`, each of so many parts, and prints the difference.
+pub(super) async fn rounds(
     subject: &Subject,
     name: &str,
-    count: u32,
+    (count, parts): (u32, usize),
     command: &dyn Fn(u32) -> String,
 ) -> Result<(), BenchError> {
-    let empty = typical_round(subject, &command(0)).await?;
-    let full = typical_round(subject, &command(count)).await?;
+    let empty = typical_round(subject, &command(0), parts).await?;
+    let full = typical_round(subject, &command(count), parts).await?;
     print_difference(name, count, &[empty, full]);
     Ok(())
 }
@@ -155,10 +159,10 @@ fn print_difference(name: &str, count: u32, [empty, full]: &[Counts; 2]) {
     }
 }
 
-async fn typical_round(subject: &Subject, command: &str) -> Result<Counts, BenchError> {
+async fn typical_round(subject: &Subject, command: &str, parts: usize) -> Result<Counts, BenchError> {
     let service = subject.offer()?;
-    subject.run(command, |_| {}).await?;
-    let rounds = service.take_rounds();
+    subject.run_checked(command).await?;
+    let rounds: Vec<_> = service.take_rounds().chunks(parts).map(Counts::sum).collect();
     log::debug!("{command}: {rounds:?}");
     Ok(Counts::typical(&rounds))
 }

@@ -13,7 +13,6 @@
 //! What strangers can use up is bounded: connections in number and each in memory, time until they have shown a key, and
 //! lines in the log.
 
-mod card;
 mod connection;
 mod keys;
 mod terminal;
@@ -29,7 +28,6 @@ use pv_runtime::executor::{now, spawn};
 use crate::admin::Admin;
 use crate::toolstack::Toolstack;
 
-pub use card::Card;
 use keys::Keys;
 
 /// Where the server listens.

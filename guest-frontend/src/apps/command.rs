@@ -4,11 +4,13 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::str::{FromStr, SplitAsciiWhitespace};
 
-use smoltcp::wire::{EthernetAddress, Ipv4Address};
+use smoltcp::wire::Ipv4Address;
 
 use super::failure::Failure;
 use crate::bench::Benchmark;
 use crate::bench::io::{Action, Order, Workload};
+use crate::bench::net::Stream;
+use crate::bench::wire;
 
 /// What `help` prints.
 pub const HELP: &str = "\
@@ -30,7 +32,10 @@ commands; sizes and offsets are bytes and may end in K, M or G; DISK is a number
                                          (dom0 counts what they take, or a kernel that is alone itself)
   bench check ACTION ORDER BYTES DEPTH ROUNDS DISK SEED
                                          (the same, on a disk that holds the data of SEED, compared)
-  bench net MAC ROUNDS PACKETS           send so many packets at a time; dom0 counts what it takes
+  bench net MAC BYTES PACKETS ROUNDS     send so many packets at a time; dom0 counts what it takes
+  bench sink MAC BYTES PACKETS ROUNDS    receive and compare them, in the guest that they are sent to
+  bench wire KIND BYTES COUNT ROUNDS     (over a wire from the network interface to the last card of this domain's own:)
+                                         (KIND send, receive, both: packets; tcp-send, tcp-receive: segments; request)
   hold-memory SECONDS SEED               fill free memory with the data of SEED, wait, compare
   sleep SECONDS                          wait
   spin SECONDS                           be busy, without asking the hypervisor for anything
@@ -211,10 +216,9 @@ impl Words<'_> {
                 disk: self.required("DISK")?,
                 seed: self.required("SEED")?,
             },
-            Some("net") => {
-                let to: EthernetAddress = self.required("MAC")?;
-                Benchmark::Net { to, rounds: self.required("ROUNDS")?, packets: self.required("PACKETS")? }
-            }
+            Some("net") => Benchmark::Net(self.stream()?),
+            Some("sink") => Benchmark::Sink(self.stream()?),
+            Some("wire") => Benchmark::Wire { workload: self.traffic()?, rounds: self.required("ROUNDS")? },
             Some(word) => return Err(Failure::new(format!("no benchmark `{word}`; try `help`"))),
             None => return Err(Failure::new("KIND is missing; try `help`")),
         };
@@ -235,6 +239,23 @@ impl Words<'_> {
         };
         let bytes = self.required::<Size>("BYTES")?.0 as usize;
         Ok(Workload { action, order, bytes, depth: self.required("DEPTH")? })
+    }
+
+    fn stream(&mut self) -> Result<Stream, Failure> {
+        Ok(Stream {
+            other: self.required("MAC")?,
+            bytes: self.required::<Size>("BYTES")?.0 as usize,
+            packets: self.required("PACKETS")?,
+            rounds: self.required("ROUNDS")?,
+        })
+    }
+
+    fn traffic(&mut self) -> Result<wire::Workload, Failure> {
+        Ok(wire::Workload {
+            kind: self.required("KIND")?,
+            bytes: self.required::<Size>("BYTES")?.0 as usize,
+            count: self.required("COUNT")?,
+        })
     }
 
     fn end(&mut self) -> Result<(), Failure> {
@@ -295,6 +316,7 @@ impl FromStr for Url {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use smoltcp::wire::EthernetAddress;
 
     fn parsed(line: &str) -> Command {
         Command::parse(line).unwrap().unwrap()
@@ -363,9 +385,18 @@ mod tests {
         );
         let check = Benchmark::Check { workload, rounds: 8, disk: 1, seed: 7 };
         assert_eq!(parsed(&format!("bench check {workload} 8 1 7")), Command::Bench(check));
-        let to = EthernetAddress([0, 0x16, 0x3e, 0, 0xab, 1]);
-        let net = Benchmark::Net { to, rounds: 8, packets: 128 };
-        assert_eq!(parsed("bench net 00:16:3e:00:ab:01 8 128"), Command::Bench(net));
+        let other = EthernetAddress([0, 0x16, 0x3e, 0, 0xab, 1]);
+        let stream = Stream { other, bytes: 1500, packets: 128, rounds: 8 };
+        assert_eq!(parsed("bench net 00:16:3e:00:ab:01 1500 128 8"), Command::Bench(Benchmark::Net(stream)));
+        assert_eq!(
+            parsed("bench sink 00:16:3e:00:ab:01 1500 128 8"),
+            Command::Bench(Benchmark::Sink(stream))
+        );
+        let workload = wire::Workload { kind: wire::Kind::TcpSend, bytes: 1460, count: 44 };
+        assert_eq!(
+            parsed(&format!("bench wire {workload} 8")),
+            Command::Bench(Benchmark::Wire { workload, rounds: 8 })
+        );
     }
 
     #[test]

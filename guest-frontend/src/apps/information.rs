@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use ip_stack::{Port, Stack};
+use ip_stack::Stack;
 use pv_runtime::event_channel;
 use pv_runtime::grant::grants_in_use;
 use pv_runtime::memory::page_count;
@@ -27,17 +27,24 @@ pub(super) fn print(machine: &Machine) {
         grants_in_use()
     );
     if let Some(stack) = machine.stack() {
-        print_network(machine.port(), stack);
+        print_network(machine, stack);
     }
     machine.disks().iter().enumerate().for_each(|(index, disk)| print_disk(index, disk));
 }
 
-fn print_network(port: &NetPort, stack: &Stack) {
-    let ethernet = colons(port.address().0);
+fn print_network(machine: &Machine, stack: &Stack) {
+    let ethernet = colons(machine.interface().address().0);
     match stack.address() {
         Some(address) => println!("network: {ethernet}, {address}"),
         None => println!("network: {ethernet}, no address"),
     }
+    if machine.is_network_own() {
+        return println!("  driven by this kernel");
+    }
+    print_vif(machine.port());
+}
+
+fn print_vif(port: &NetPort) {
     let device = port.device();
     let features = device.features();
     println!(

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::time::Duration;
 
-use ip_stack::{AddressPlan, Stack};
+use ip_stack::{AddressPlan, Port, Stack};
 use pv_runtime::BootInfo;
 use pv_runtime::executor::{JoinHandle, spawn, timeout};
 use pv_runtime::xenbus::{Device, Store, StoreError};
@@ -17,10 +17,13 @@ use {
     crate::block::OwnedDisk,
     crate::pci::{PciDriver, PciFront},
     device_drivers::disk::PATIENCE,
-    device_drivers::pci::{Bus, ConfigPorts, scan},
-    device_drivers::start::{self, DiskKind},
+    device_drivers::pci::{Address, Bus, ConfigPorts, scan},
+    device_drivers::start::{self, DiskKind, RECEIVE, SEND, virtio_network_card},
+    device_drivers::virtio::{DeviceKind, SetupError},
+    device_drivers::virtio_net::Offloads,
     hypercall_abi::Errno,
-    pv_runtime::executor::Notify,
+    ip_stack::Card,
+    pv_runtime::executor::{Notify, select},
 };
 
 use super::failure::Failure;
@@ -28,6 +31,9 @@ use crate::block::{Disk, VbdDriver};
 use crate::lifecycle;
 use crate::net::{NetPort, VifDriver};
 
+/// Pages of a network card of this domain's own: as many as there may be frames under way, out and in.
+#[cfg(target_os = "none")]
+const CARD_BUFFERS: usize = 512;
 /// How long devices may take to come up before the guest goes on without them.
 const START_TIME: Duration = Duration::from_secs(20);
 
@@ -58,59 +64,63 @@ impl Disks {
     }
 }
 
+/// The network cards that this domain drives itself, in the order in which they were found.
+type Cards = Rc<RefCell<Vec<Rc<dyn Port>>>>;
+
 /// The domain with its devices.
 pub struct Machine {
     /// What the domain was told when it started.
     pub info: &'static BootInfo,
     /// The connection to the store.
     pub store: Option<Store>,
-    /// The first network interface.
+    /// The first network interface that somebody else drives.
     port: Rc<NetPort>,
-    /// TCP/IP over it, if it can come.
+    /// Whether there was one at start-up.
+    has_vif: bool,
+    cards: Cards,
+    /// TCP/IP, if it can come.
     stack: Option<Stack>,
-    /// Whether there was a network interface at start-up.
-    expects_network: bool,
     disks: Disks,
 }
 
 impl Machine {
-    /// Finds the devices and starts to connect them, and those that will come.
-    pub async fn start(info: &'static BootInfo, store: Option<Store>, plan: AddressPlan) -> Self {
+    /// Finds the devices and starts to connect them, and those that will come. Without a `plan` for its address the
+    /// network interface is left alone.
+    pub async fn start(info: &'static BootInfo, store: Option<Store>, plan: Option<AddressPlan>) -> Self {
         let mut machine = Self {
             info,
             store,
             port: Rc::new(NetPort::new()),
+            has_vif: false,
+            cards: Cards::default(),
             stack: None,
-            expects_network: false,
             disks: Disks::default(),
         };
         if let Some(store) = machine.store.clone()
-            && let Err(error) = machine.find_devices(store, plan).await
+            && let Err(error) = machine.find_devices(store).await
         {
             log::error!("devices cannot be looked for: {error}");
         }
         #[cfg(target_os = "none")]
         if info.is_initial_domain
-            && let Err(errno) = machine.find_own_disks().await
+            && let Err(errno) = machine.find_own_devices().await
         {
             log::error!("the machine's devices cannot be reached: {errno}");
         }
+        let may_have_network = machine.store.is_some() || machine.has_network();
+        machine.stack = plan.filter(|_| may_have_network).map(|plan| Stack::start(machine.interface(), plan));
         machine
     }
 
-    async fn find_devices(&mut self, store: Store, plan: AddressPlan) -> Result<(), StoreError> {
+    async fn find_devices(&mut self, store: Store) -> Result<(), StoreError> {
         let port = Rc::clone(&self.port);
         let mut interfaces = Kind::new(store.clone(), "vif");
         // One interface is used; another one only once that is gone.
-        let connect = {
-            let port = Rc::clone(&port);
-            move |_: u32, device: Device| {
-                let driver = VifDriver::new(Rc::clone(&port));
-                spawn(async move { lifecycle::run(&device, driver).await })
-            }
+        let connect = move |_: u32, device: Device| {
+            let driver = VifDriver::new(Rc::clone(&port));
+            spawn(async move { lifecycle::run(&device, driver).await })
         };
-        self.expects_network = interfaces.look(1, &connect).await?;
-        self.stack = Some(Stack::start(port, plan));
+        self.has_vif = interfaces.look(1, &connect).await?;
         spawn(interfaces.follow(1, connect));
 
         let mut disks = Kind::new(store, "vbd");
@@ -127,15 +137,16 @@ impl Machine {
         Ok(())
     }
 
-    /// Starts the disks among the devices that were given to this domain, if there are any.
+    /// Starts the devices that were given to this domain, if there are any.
     #[cfg(target_os = "none")]
     async fn find_given_devices(&self) {
         let Some(store) = &self.store else { return };
         let Ok(device) = Device::frontend(store, "pci", 0).await else { return };
-        let (disks, is_up) = (self.disks.clone(), Rc::new(Notify::new()));
+        let (disks, cards) = (self.disks.clone(), Rc::clone(&self.cards));
+        let is_up = Rc::new(Notify::new());
         let up = Rc::clone(&is_up);
         let driver = PciDriver::new(async move |bus: &PciFront| {
-            start_disks(&disks, bus).await;
+            start_devices(&disks, &cards, bus).await;
             up.ring();
         });
         spawn(async move { lifecycle::run(&device, driver).await });
@@ -144,10 +155,10 @@ impl Machine {
         }
     }
 
-    /// Starts the disks that this domain drives itself, for there is nobody else.
+    /// Starts the machine's devices, for there is nobody else.
     #[cfg(target_os = "none")]
-    async fn find_own_disks(&self) -> Result<(), Errno> {
-        start_disks(&self.disks, &ConfigPorts::open()?).await;
+    async fn find_own_devices(&self) -> Result<(), Errno> {
+        start_devices(&self.disks, &self.cards, &ConfigPorts::open()?).await;
         Ok(())
     }
 
@@ -160,7 +171,7 @@ impl Machine {
             }
         }
         if let Some(stack) = &self.stack
-            && self.expects_network
+            && self.has_network()
         {
             match timeout(START_TIME, stack.wait_for_address()).await {
                 Ok(address) => log::info!("network: {address}"),
@@ -169,9 +180,32 @@ impl Machine {
         }
     }
 
-    /// The network interface, connected or not.
+    /// Whether there was a network interface at start-up, of whatever kind.
+    fn has_network(&self) -> bool {
+        self.has_vif || !self.cards.borrow().is_empty()
+    }
+
+    /// Whether the network interface is one that this domain drives itself.
+    pub fn is_network_own(&self) -> bool {
+        !self.has_vif && !self.cards.borrow().is_empty()
+    }
+
+    /// The network interface: one that somebody else drives, or else the first of this domain's own.
+    pub fn interface(&self) -> Rc<dyn Port> {
+        match self.is_network_own() {
+            true => Rc::clone(&self.cards.borrow()[0]),
+            false => Rc::clone(&self.port) as Rc<dyn Port>,
+        }
+    }
+
+    /// The interface that somebody else drives, connected or not.
     pub fn port(&self) -> &NetPort {
         &self.port
+    }
+
+    /// The network cards that this domain drives itself.
+    pub fn cards(&self) -> Vec<Rc<dyn Port>> {
+        self.cards.borrow().clone()
     }
 
     /// The network, connected or not.
@@ -204,21 +238,42 @@ impl Machine {
     }
 }
 
-/// Starts every disk on a bus.
+/// Starts every disk and every network card on a bus.
 #[cfg(target_os = "none")]
-async fn start_disks(disks: &Disks, bus: &impl Bus) {
+async fn start_devices(disks: &Disks, cards: &Cards, bus: &impl Bus) {
     let mut numbers = 0..;
     for function in scan(bus) {
-        let Some(kind) = DiskKind::of(&function) else { continue };
-        match start::start_disks(bus, function.address, kind, PATIENCE).await {
-            Ok(driver) => {
-                for (found, number) in driver.disks.into_iter().zip(numbers.by_ref()) {
-                    spawn(OwnedDisk::new(&disks.add(number), found.device).run());
-                }
+        let started = match (DiskKind::of(&function), DeviceKind::of(&function)) {
+            (Some(kind), _) => {
+                start::start_disks(bus, function.address, kind, PATIENCE).await.map(|driver| {
+                    for (found, number) in driver.disks.into_iter().zip(numbers.by_ref()) {
+                        spawn(OwnedDisk::new(&disks.add(number), found.device).run());
+                    }
+                })
             }
-            Err(error) => log::error!("{}: not started: {error}", function.address),
+            (None, Some(DeviceKind::NETWORK)) => {
+                start_card(bus, function.address).map(|card| cards.borrow_mut().push(card))
+            }
+            _ => continue,
+        };
+        if let Err(error) = started {
+            log::error!("{}: not started: {error}", function.address);
         }
     }
+}
+
+#[cfg(target_os = "none")]
+fn start_card(bus: &impl Bus, address: Address) -> Result<Rc<dyn Port>, SetupError> {
+    let (driver, interrupts) = virtio_network_card(bus, address, Offloads::Refused)?;
+    let card = Rc::new(Card::new(driver, CARD_BUFFERS));
+    let served = Rc::clone(&card);
+    spawn(async move {
+        loop {
+            select(interrupts.wait(RECEIVE), interrupts.wait(SEND)).await;
+            served.ring();
+        }
+    });
+    Ok(card)
 }
 
 /// The domain's front ends of one kind, and the tasks that run them.

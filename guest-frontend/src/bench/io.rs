@@ -9,14 +9,12 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use hypercall_abi::Errno;
 use hypercall_abi::io::blkif::SECTOR_SIZE;
-use hypercall_abi::{Errno, VcpuId};
 use pv_runtime::executor::spawn;
-use pv_runtime::hypercall::vcpu_runstate;
 use pv_runtime::println;
-use pv_runtime::time::{ticks_per_second, time_stamp_counter};
 
-use super::marks::Marks;
+use super::counter::Counter;
 use crate::apps::pattern::{self, Pattern};
 use crate::apps::{Failure, machine::Machine};
 use crate::block::{BlockError, Disk, DiskBuffer, Sector};
@@ -25,8 +23,6 @@ use crate::block::{BlockError, Disk, DiskBuffer, Sector};
 const FILLING: u8 = 0xa5;
 /// Where requests that are in no order go is decided by the pattern of this seed.
 const PLACES_SEED: u64 = 0x1092;
-/// Among the times of a virtual CPU's states: blocked.
-const BLOCKED: usize = 2;
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,57 +80,18 @@ impl fmt::Display for Workload {
 pub(super) async fn count(machine: &Machine, workload: Workload, rounds: u32) -> Result<(), Failure> {
     let disk = machine.disk(0)?;
     if machine.store.is_some() {
-        let marks = Marks::connect(machine.store.as_ref()).await?;
-        return counted(&disk, workload, rounds, &mut Counter::Dom0(marks)).await;
+        let mut counter = Counter::of(machine.store.as_ref()).await?;
+        return counted(&disk, workload, rounds, &mut counter).await;
     }
     let mut ticks = [0; 2];
     for (ticks, depth) in ticks.iter_mut().zip([0, workload.depth]) {
-        let mut counter = Counter::Own { since: 0, rounds: Vec::new() };
+        let mut counter = Counter::own();
         counted(&disk, Workload { depth, ..workload }, rounds, &mut counter).await?;
-        *ticks = counter.least();
+        *ticks = counter.least(1);
     }
     let [empty, full] = ticks;
     println!("bench: {}/{} {workload}: guest ticks", full.saturating_sub(empty), workload.depth);
     Ok(())
-}
-
-/// Who counts what a round takes.
-enum Counter {
-    /// Dom0, between two marks.
-    Dom0(Marks),
-    /// This kernel: its own busy ticks.
-    Own { since: u64, rounds: Vec<u64> },
-}
-
-impl Counter {
-    async fn begin(&mut self) -> Result<(), Errno> {
-        match self {
-            Self::Dom0(marks) => marks.pass().await?,
-            Self::Own { since, .. } => *since = busy_ticks()?,
-        }
-        Ok(())
-    }
-
-    async fn end(&mut self) -> Result<(), Errno> {
-        match self {
-            Self::Dom0(marks) => marks.pass().await?,
-            Self::Own { since, rounds } => rounds.push(busy_ticks()? - *since),
-        }
-        Ok(())
-    }
-
-    /// The least that a round after the first took.
-    fn least(&self) -> u64 {
-        let Self::Own { rounds, .. } = self else { return 0 };
-        rounds.iter().skip(1).min().copied().unwrap_or(0)
-    }
-}
-
-/// Ticks of the time stamp counter in which this kernel was not asleep.
-fn busy_ticks() -> Result<u64, Errno> {
-    let asleep = u128::from(vcpu_runstate(VcpuId(0))?.time[BLOCKED]);
-    let ticks_asleep = asleep * u128::from(ticks_per_second()) / 1_000_000_000;
-    Ok(time_stamp_counter().wrapping_sub(ticks_asleep as u64))
 }
 
 async fn counted(disk: &Disk, workload: Workload, rounds: u32, counter: &mut Counter) -> Result<(), Failure> {

@@ -81,10 +81,7 @@ impl NetPort {
     }
 
     /// Wakes the back end if it waits.
-    pub fn notify(&self, needed: NotifyPeer) {
-        if self.device.borrow().fault().is_some() {
-            self.faulty.ring();
-        }
+    fn notify(&self, needed: NotifyPeer) {
         if needed.needed()
             && let Some(channel) = &*self.channel.borrow()
             && let Err(errno) = channel.notify()
@@ -114,14 +111,35 @@ impl Port for NetPort {
         Interface::new(config, &mut *self.device(), now)
     }
 
-    fn turn(&self, interface: &mut Interface, sockets: &mut SocketSet<'static>, now: Instant) -> Turn {
+    fn poll(&self, interface: &mut Interface, sockets: &mut SocketSet<'static>, now: Instant) {
         let mut device = self.device();
         device.begin();
         interface.poll(now, &mut *device, sockets);
-        let needed = device.flush();
-        let turn = Turn { may_wait: device.may_wait(), is_starved: device.is_starved() };
-        drop(device);
+    }
+
+    fn put_frames(&self, length: usize, count: u32, fill: &mut dyn FnMut(u32, &mut [u8])) -> u32 {
+        let mut device = self.device();
+        device.begin();
+        ip_stack::put_frames(&mut *device, length, count, fill)
+    }
+
+    fn take_frames(&self, take: &mut dyn FnMut(&[u8])) {
+        let mut device = self.device();
+        device.begin();
+        ip_stack::take_frames(&mut *device, take);
+    }
+
+    fn hand_over(&self) {
+        let needed = self.device().flush();
         self.notify(needed);
+    }
+
+    fn ask_for_event(&self) -> Turn {
+        let mut device = self.device();
+        let turn = Turn { may_wait: device.may_wait(), is_starved: device.is_starved() };
+        if device.fault().is_some() {
+            self.faulty.ring();
+        }
         turn
     }
 
