@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tests::pattern::{data, seed, sha256};
+use tests::service::{drain, source};
 use tests::{Dom0, Ledger, Prompt, program};
 use xtask::disk;
 use xtask::scratch::Scratch;
@@ -74,6 +75,44 @@ fn drives_and_gives_back(kind: &str) {
     assert!(dom0.succeed(&format!("guest-run b \"disk-hash 0 {length}\"")).contains(&sum));
     dom0.succeed("shutdown -w b");
     before.expect_same(&mut dom0, "a guest that switched itself off");
+}
+
+#[test]
+fn a_guest_drives_a_network_card_that_was_given_to_it_and_gives_it_back() {
+    const BYTES: usize = 8 * MIB;
+    let words = format!("noguest hide={PLACE}");
+    let mut dom0 = Dom0::new()
+        .own_words(&words)
+        .with(|machine| {
+            [
+                ["-netdev", "user,id=given"],
+                ["-device", "virtio-net-pci,netdev=given,disable-legacy=on,addr=0x10"],
+            ]
+            .as_flattened()
+            .iter()
+            .fold(machine, |machine, word| machine.argument(*word))
+        })
+        .start();
+    let before = ledger(&mut dom0);
+    let seed = seed();
+    let sent = data(seed, BYTES);
+    let sum = format!("{BYTES} bytes, sha256 {}", sha256(&sent));
+    // Twice: the second guest finds the card as if it were new.
+    for name in ["a", "b"] {
+        dom0.succeed(&format!("create {name} pci={PLACE},permissive=1"));
+        let info = dom0.succeed(&format!("guest-run {name} info"));
+        assert!(info.contains(", 10.0.2.15/24") && info.contains("driven by this kernel"), "{info}");
+        let drain = drain();
+        let command = format!("guest-run {name} tcp-send 10.0.2.2 {} {BYTES} {seed}", drain.port);
+        assert!(dom0.succeed(&command).contains(&format!("sent {sum}")), "seed {seed}");
+        assert!(drain.finish() == sent, "what arrived here is not what was sent; seed {seed}");
+        let source = source(sent.clone());
+        let command = format!("guest-run {name} tcp-receive 10.0.2.2 {} {BYTES} {seed}", source.port);
+        assert!(dom0.succeed(&command).contains(&format!("received {sum}")), "seed {seed}");
+        source.finish();
+        dom0.succeed(&format!("destroy {name}"));
+        before.expect_same(&mut dom0, "a guest with a network card of its own");
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: what things cost, counted in machines of their own: `micro` hypercalls, requests and packets,
-//! [`io`] the same disk requests over the proxy and without it, [`guest`] all that a stock Linux does.
+//! [`io`] the same requests and packets over the proxy and without it, [`guest`] all that a stock Linux does.
 //!
 //! For `micro`, domain 0 does the measuring (its commands `bench micro` and `bench traffic`); here a machine that counts
 //! instructions is started for it, what it prints is read, and shown beside the goals. The machine's disk is empty and
@@ -68,7 +68,7 @@ enum Kind {
         #[arg(long)]
         lines: bool,
     },
-    /// Instructions of disk requests: over the proxy, and in a kernel that has the machine for itself.
+    /// Instructions of disk requests and packets: over the proxy, and in a kernel that has the machine for itself.
     Io(io::Options),
     /// Instructions from the order for a guest to its first instruction, again and again.
     Create {

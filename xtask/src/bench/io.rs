@@ -1,10 +1,11 @@
-//! `cargo xtask bench io`: the same disk requests from the same guest kernel, over the proxy and in other ways, and what
-//! the proxy costs compared with them.
+//! `cargo xtask bench io`: the same disk requests and the same network traffic of the same guest kernel, over the proxy
+//! and in other ways, and what the proxy costs compared with them.
 //!
-//! There is a machine for each way. Requests are counted on a disk that is empty and answers late, so that two runs
-//! agree ([`with_devices`](super::with_devices)); each kind is also made on a disk that stores what it is given, where
-//! every byte is compared: by the guest, and at last in the disk's file here.
+//! There is a machine for each way to the disk. Requests are counted on a disk that is empty and answers late, so that two
+//! runs agree ([`with_devices`](super::with_devices)); each kind is also made on a disk that stores what it is given, where
+//! every byte is compared: by the guest, and at last in the disk's file here. For the ways to the network see [`network`].
 
+mod network;
 mod page;
 mod report;
 mod workload;
@@ -25,7 +26,7 @@ use crate::pattern;
 use crate::progress;
 use crate::scratch::Scratch;
 use crate::workspace::Workspace;
-use workload::{WORKLOADS, Workload};
+use workload::{Means, WORKLOADS, Workload};
 
 /// How long one machine may run.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -45,12 +46,21 @@ pub struct Options {
     /// Write a page with plots to this file, too.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Only kinds with this in their name; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
     /// Measure twice, and fail unless both runs agree to the instruction.
     #[arg(long)]
     twice: bool,
 }
 
-/// One way to the disk, and what each kind of request costs on it.
+impl Options {
+    fn choose(&self, kind: &Workload) -> bool {
+        self.only.is_empty() || self.only.iter().any(|text| kind.name.contains(text))
+    }
+}
+
+/// One way to the devices, and what each kind of request costs on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Column {
     name: &'static str,
@@ -66,9 +76,14 @@ impl Column {
 
 /// Measures; returns whether both runs agree, if there were to be two.
 pub fn bench(workspace: &Workspace, images: &Images, scratch: &Scratch, options: &Options) -> Result<bool> {
+    let kinds: Vec<_> = WORKLOADS.into_iter().filter(|kind| options.choose(kind)).collect();
+    ensure!(!kinds.is_empty(), "no kind is called {:?}", options.only);
     let bare = build::build_bare_machine(workspace)?;
+    let programs = Programs { bare: &bare, images, scratch };
     let measure = || {
-        let columns = [proxy(images, scratch)?, direct(images, scratch)?, native(&bare, images, scratch)?];
+        let mut columns = ["proxy", "direct", "native"].map(|name| Column { name, traffic: Vec::new() });
+        programs.measure_disks(&kinds, &mut columns)?;
+        network::measure(programs, &kinds, &mut columns)?;
         Ok::<_, anyhow::Error>(columns)
     };
     let columns = measure()?;
@@ -100,72 +115,104 @@ fn agree(first: &[Column], second: &[Column]) -> bool {
     exact(first) == exact(second)
 }
 
-/// A guest on Weir, whose disk is domain 0's to drive.
-fn proxy(images: &Images, scratch: &Scratch) -> Result<Column> {
-    progress::stage("measuring a guest behind the proxy; this takes a minute");
-    on_weir("proxy", images, scratch, "noguest", ["disk0", "disk=disk1,xvda,w"])
+/// What machines are made of.
+#[derive(Clone, Copy)]
+struct Programs<'a> {
+    bare: &'a Path,
+    images: &'a Images,
+    scratch: &'a Scratch,
 }
 
-/// A guest on Weir that drives the disk itself.
-fn direct(images: &Images, scratch: &Scratch) -> Result<Column> {
-    progress::stage("measuring a guest that was given the disk");
-    let words = "noguest hide=00:10.0,00:11.0";
-    on_weir("direct", images, scratch, words, ["00:10.0", "pci=00:11.0,permissive=1"])
-}
-
-/// A guest on Weir: `counted` is its disk as domain 0's command takes it, `checked` the setting for the other one.
-fn on_weir(
-    name: &'static str,
-    images: &Images,
-    scratch: &Scratch,
-    dom0_words: &str,
-    [counted, checked]: [&str; 2],
-) -> Result<Column> {
-    let disk = CheckedDisk::new(scratch)?;
-    let mut commands: Vec<_> =
-        WORKLOADS.iter().map(|kind| format!("bench io {counted} {} {}", kind.words(), kind.rounds)).collect();
-    commands.push(format!("create check memory=64 {checked} cmdline=noecho"));
-    commands.extend(checks(0).map(|command| format!("guest-run -t 600 check \"{command}\"")));
-    let machine = disk.add_to(with_commands(images, scratch, &commands, dom0_words)?).time_limit(LIMIT);
-    let (lines, _) = run_to_end(&machine)?;
-    disk.compare()?;
-    Column::read(name, &lines)
-}
-
-/// The same kernel with nothing under it.
-fn native(bare: &Path, images: &Images, scratch: &Scratch) -> Result<Column> {
-    progress::stage("measuring the same kernel without a hypervisor");
-    let disk = CheckedDisk::new(scratch)?;
-    let measured = WORKLOADS.iter().map(|kind| format!("bench io {} {}", kind.words(), kind.rounds));
-    let commands: Vec<_> = measured.chain(checks(1)).chain(["shutdown".to_owned()]).collect();
-    let words = format!("run=\"{}\"", commands.join(";"));
-    let machine = with_devices(boot::on_the_bare_machine(bare, &images.guest, &words, scratch)?);
-    let (_, transcript) = run_to_end(&disk.add_to(machine).time_limit(LIMIT))?;
-    let lines: Vec<_> = transcript.lines().map(|line| line.trim_end().to_owned()).collect();
-    if let Some(error) = lines.iter().find(|line| line.starts_with("error: ")) {
-        anyhow::bail!("without a hypervisor: {error}");
+impl Programs<'_> {
+    /// Adds what the kinds of disk requests among these cost.
+    fn measure_disks(self, kinds: &[Workload], [proxy, direct, native]: &mut [Column; 3]) -> Result<()> {
+        let kinds = of_means(kinds, &[Means::Disk]);
+        if kinds.is_empty() {
+            return Ok(());
+        }
+        progress::stage("measuring a guest whose disk is behind the proxy; this takes a minute");
+        proxy.traffic.extend(self.on_weir(&kinds, "noguest", ["disk0", "disk=disk1,xvda,w"])?);
+        progress::stage("measuring a guest that was given the disk");
+        let words = "noguest hide=00:10.0,00:11.0";
+        direct.traffic.extend(self.on_weir(&kinds, words, ["00:10.0", "pci=00:11.0,permissive=1"])?);
+        progress::stage("measuring the same kernel and disk without a hypervisor");
+        native.traffic.extend(self.without_hypervisor(&kinds)?);
+        Ok(())
     }
-    disk.compare()?;
-    Column::read("native", &lines)
+
+    /// A guest on Weir: `counted` is its disk as domain 0's command takes it, `checked` the setting for the other one.
+    fn on_weir(
+        self,
+        kinds: &[Workload],
+        dom0_words: &str,
+        [counted, checked]: [&str; 2],
+    ) -> Result<Vec<Traffic>> {
+        let disk = CheckedDisk::new(self.scratch)?;
+        let command = |kind: &Workload| format!("bench io {counted} {} {}", kind.words(), kind.rounds);
+        let mut commands: Vec<_> = kinds.iter().map(command).collect();
+        commands.push(format!("create check memory=64 {checked} cmdline=noecho"));
+        commands.extend(checks(kinds, 0).map(|command| format!("guest-run -t 600 check \"{command}\"")));
+        let machine = with_commands(self.images, self.scratch, &commands, dom0_words)?;
+        let (lines, _) = run_to_end(&disk.add_to(machine).time_limit(LIMIT))?;
+        disk.compare()?;
+        read(kinds, &lines)
+    }
+
+    /// The same kernel with nothing under it.
+    fn without_hypervisor(self, kinds: &[Workload]) -> Result<Vec<Traffic>> {
+        let disk = CheckedDisk::new(self.scratch)?;
+        let measured = kinds.iter().map(|kind| format!("bench io {} {}", kind.words(), kind.rounds));
+        let commands: Vec<_> = measured.chain(checks(kinds, 1)).collect();
+        let machine = with_devices(self.alone(&commands)?);
+        let lines = run_alone(&disk.add_to(machine).time_limit(LIMIT))?;
+        disk.compare()?;
+        read(kinds, &lines)
+    }
+
+    /// A machine in which our guest's kernel, with nothing under it, executes commands and ends.
+    fn alone(self, commands: &[String]) -> Result<Machine> {
+        let words = format!("ip=none run=\"{};shutdown\"", commands.join(";"));
+        boot::on_the_bare_machine(self.bare, &self.images.guest, &words, self.scratch)
+    }
+}
+
+/// The kinds that need one of these.
+fn of_means(kinds: &[Workload], means: &[Means]) -> Vec<Workload> {
+    kinds.iter().filter(|kind| means.contains(&kind.means)).copied().collect()
+}
+
+/// What the kernel printed until the machine ended.
+fn run_alone(machine: &Machine) -> Result<Vec<String>> {
+    let (_, transcript) = run_to_end(machine)?;
+    let lines: Vec<_> = transcript.lines().map(|line| line.trim_end().to_owned()).collect();
+    let error = lines.iter().find(|line| line.starts_with("error: "));
+    ensure!(error.is_none(), "without a hypervisor: {error:?}");
+    Ok(lines)
 }
 
 /// What a guest is told to do with the disk of this number that stores what it is given.
-fn checks(disk: usize) -> impl Iterator<Item = String> {
+fn checks(kinds: &[Workload], disk: usize) -> impl Iterator<Item = String> {
     let write = format!("disk-write {SEED} 0 {CHECKED_BYTES} {disk}");
     let check = move |kind: &Workload| format!("bench check {} {CHECKED_ROUNDS} {disk} {SEED}", kind.words());
-    [write].into_iter().chain(WORKLOADS.iter().map(check))
+    [write].into_iter().chain(kinds.iter().map(check))
 }
 
-impl Column {
-    fn read(name: &'static str, lines: &[String]) -> Result<Self> {
-        let checked = lines.iter().filter(|line| line.starts_with("checked ")).count();
-        ensure!(checked == WORKLOADS.len(), "{name}: only {checked} kinds of requests were compared");
-        let figures: Vec<_> = lines.iter().filter(|line| line.starts_with(START)).cloned().collect();
-        let column = Self { name, traffic: Figures::of_traffic(&figures)? };
-        let missing = WORKLOADS.iter().find(|workload| column.of(workload).is_none());
-        ensure!(missing.is_none(), "{name}: {missing:?} was not measured");
-        Ok(column)
+/// The kinds that were measured in any way.
+fn measured(columns: &[Column]) -> impl Iterator<Item = &'static Workload> {
+    WORKLOADS.iter().filter(|kind| columns.iter().any(|column| column.of(kind).is_some()))
+}
+
+/// What each kind costs, from what was printed; each must also have been compared.
+fn read(kinds: &[Workload], lines: &[String]) -> Result<Vec<Traffic>> {
+    let figures: Vec<_> = lines.iter().filter(|line| line.starts_with(START)).cloned().collect();
+    let traffic = Figures::of_traffic(&figures)?;
+    for kind in kinds {
+        let end = format!(": {}", kind.words());
+        let is_compared = lines.iter().any(|line| line.starts_with("checked ") && line.ends_with(&end));
+        ensure!(is_compared, "{} was not compared", kind.name);
+        ensure!(traffic.iter().any(|traffic| traffic.name == kind.words()), "{} was not measured", kind.name);
     }
+    Ok(traffic)
 }
 
 /// A disk that stores what it is given, in a file.

@@ -4,9 +4,9 @@
 
 use std::fmt::Write;
 
-use super::Column;
 use super::report::{self, EVENTS, PARTIES};
-use super::workload::{WORKLOADS, Workload};
+use super::workload::Workload;
+use super::{Column, measured};
 use crate::bench::figures::Traffic;
 use crate::bench::table::each;
 
@@ -31,14 +31,14 @@ pub fn html(columns: &[Column]) -> String {
     let mut page = String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
     let title = "What the proxy costs";
     let _ = writeln!(page, "<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>");
-    page += "<p>Instructions of one disk request, counted by the machine's instruction counter while somebody was busy. The \
-        same guest kernel makes the same requests in each row; <em>native</em> has no hypervisor under it. What this \
+    page += "<p>Instructions of one request, packet or TCP segment, counted by the machine's instruction counter while somebody was busy. The \
+        same guest kernel does the same in each row; <em>native</em> has no hypervisor under it. What this \
         cannot show: caches, the TLB, and what the device itself does.</p>\n<p class=\"key\">";
     for ((_, party), colour) in PARTIES.iter().zip(COLOURS) {
         let _ = write!(page, "<span style=\"background:{colour}\"></span>{party}");
     }
     page += "</p>\n";
-    for workload in &WORKLOADS {
+    for workload in measured(columns) {
         let _ = writeln!(page, "<h2>{}{}</h2>", escaped(workload.name), goal(columns, workload));
         page += &plot(columns, workload);
         page += &numbers(columns, workload);
@@ -112,6 +112,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::report::tests::columns;
+    use super::super::workload::WORKLOADS;
     use super::*;
 
     #[test]

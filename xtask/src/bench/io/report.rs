@@ -1,7 +1,7 @@
 //! How the comparison is shown: a table for people, one JSON object for programs.
 
-use super::Column;
-use super::workload::{WORKLOADS, Workload};
+use super::workload::Workload;
+use super::{Column, measured};
 use crate::bench::figures::Traffic;
 use crate::bench::table::{each, string, verdict};
 
@@ -41,7 +41,7 @@ pub(super) fn times(percent: u64) -> String {
 /// The table.
 pub fn text(columns: &[Column]) -> String {
     let mut text = String::new();
-    for workload in &WORKLOADS {
+    for workload in measured(columns) {
         text += &format!("\n{} (instructions of each)\n", workload.name);
         text += &header(columns);
         for (counted, shown) in PARTIES {
@@ -89,7 +89,7 @@ pub(super) fn goal(columns: &[Column], workload: &Workload) -> Option<(u64, bool
 
 /// One JSON object.
 pub fn json(columns: &[Column]) -> String {
-    let workloads: Vec<_> = WORKLOADS.iter().map(|workload| workload_json(columns, workload)).collect();
+    let workloads: Vec<_> = measured(columns).map(|workload| workload_json(columns, workload)).collect();
     format!("{{\"workloads\":[{}]}}\n", workloads.join(","))
 }
 
@@ -122,6 +122,7 @@ fn column_json(columns: &[Column], column: &Column, workload: &Workload) -> Opti
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::workload::WORKLOADS;
     use super::*;
 
     fn column(name: &'static str, ticks: [u64; 3]) -> Column {
