@@ -2,7 +2,7 @@
 //! and in other ways, and what the proxy costs compared with them.
 //!
 //! There is a machine for each way to the disk. Requests are counted on a disk that is empty and answers late, so that two
-//! runs agree ([`with_devices`](super::with_devices)); each kind is also made on a disk that stores what it is given, where
+//! runs agree ([`with_devices`]); each kind is also made on a disk that stores what it is given, where
 //! every byte is compared: by the guest, and at last in the disk's file here. For the ways to the network see [`network`].
 
 mod network;
