@@ -22,7 +22,7 @@ use crate::build::{self, Images};
 use crate::bundle;
 use crate::consent::Consent;
 use crate::exec::{self, Frames, Line};
-use crate::machine::{Ending, Exit, Machine};
+use crate::machine::{DiskKind, Ending, Exit, Machine};
 use crate::progress;
 use crate::scratch::Scratch;
 use crate::setup;
@@ -200,10 +200,15 @@ fn plain_machine(
 /// this computer's speed which comes first. The network card sends when the machine's own clock says so, to a network
 /// that takes every packet and has none of its own.
 pub fn with_devices(machine: Machine) -> Machine {
+    with_devices_of(DiskKind::Virtio, machine)
+}
+
+/// The same, with a disk of this kind.
+pub fn with_devices_of(kind: DiskKind, machine: Machine) -> Machine {
     let disk = format!("null-co,node-name=empty,read-zeroes=on,size={DISK_BYTES},latency-ns={LATENCY_NS}");
     let arguments = [
         ["-blockdev", &disk],
-        ["-device", "virtio-blk-pci,drive=empty,disable-legacy=on,ioeventfd=off,addr=0x10"],
+        ["-device", &disk_device(kind, "empty", "0x10")],
         ["-netdev", "user,id=sink,ipv6=off"],
         ["-device", "virtio-net-pci,netdev=sink,disable-legacy=on,ioeventfd=off,tx=timer"],
     ];
@@ -211,6 +216,15 @@ pub fn with_devices(machine: Machine) -> Machine {
         .as_flattened()
         .iter()
         .fold(machine.counts_instructions(true), |machine, word| machine.argument(*word))
+}
+
+/// A disk at a place of the bus, in QEMU's notation.
+pub fn disk_device(kind: DiskKind, drive: &str, place: &str) -> String {
+    let device = match kind {
+        DiskKind::Virtio => "virtio-blk-pci,disable-legacy=on,ioeventfd=off".to_owned(),
+        DiskKind::Nvme => format!("nvme,serial={drive}"),
+    };
+    format!("{device},drive={drive},addr={place}")
 }
 
 /// Whether a line that domain 0 printed is the same in every run. What a guest itself needs for its requests is not quite:

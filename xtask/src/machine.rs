@@ -39,7 +39,7 @@ enum Boot {
 }
 
 /// What a machine has a disk behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum DiskKind {
     /// A virtio block device.
     #[default]

@@ -2,7 +2,7 @@
 //! and in other ways, and what the proxy costs compared with them.
 //!
 //! There is a machine for each way to the disk. Requests are counted on a disk that is empty and answers late, so that two
-//! runs agree ([`with_devices`]); each kind is also made on a disk that stores what it is given, where
+//! runs agree ([`with_devices_of`]); each kind is also made on a disk that stores what it is given, where
 //! every byte is compared: by the guest, and at last in the disk's file here. For the ways to the network see [`network`].
 
 mod network;
@@ -18,10 +18,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use super::figures::{Figures, START, Traffic};
-use super::{run_to_end, with_commands, with_devices};
+use super::{disk_device, plain_machine, run_to_end, with_devices_of};
 use crate::boot;
 use crate::build::{self, Images};
-use crate::machine::Machine;
+use crate::machine::{DiskKind, Machine};
 use crate::pattern;
 use crate::progress;
 use crate::scratch::Scratch;
@@ -49,6 +49,9 @@ pub struct Options {
     /// Only kinds with this in their name; may be given several times.
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
+    /// What the disk is behind.
+    #[arg(long, value_enum, default_value_t)]
+    disk: DiskKind,
     /// Measure twice, and fail unless both runs agree to the instruction.
     #[arg(long)]
     twice: bool,
@@ -79,7 +82,7 @@ pub fn bench(workspace: &Workspace, images: &Images, scratch: &Scratch, options:
     let kinds: Vec<_> = WORKLOADS.into_iter().filter(|kind| options.choose(kind)).collect();
     ensure!(!kinds.is_empty(), "no kind is called {:?}", options.only);
     let bare = build::build_bare_machine(workspace)?;
-    let programs = Programs { bare: &bare, images, scratch };
+    let programs = Programs { bare: &bare, images, scratch, disk: options.disk };
     let measure = || {
         let mut columns = ["proxy", "direct", "native"].map(|name| Column { name, traffic: Vec::new() });
         programs.measure_disks(&kinds, &mut columns)?;
@@ -121,6 +124,7 @@ struct Programs<'a> {
     bare: &'a Path,
     images: &'a Images,
     scratch: &'a Scratch,
+    disk: DiskKind,
 }
 
 impl Programs<'_> {
@@ -147,12 +151,12 @@ impl Programs<'_> {
         dom0_words: &str,
         [counted, checked]: [&str; 2],
     ) -> Result<Vec<Traffic>> {
-        let disk = CheckedDisk::new(self.scratch)?;
+        let disk = CheckedDisk::new(self.scratch, self.disk)?;
         let command = |kind: &Workload| format!("bench io {counted} {} {}", kind.words(), kind.rounds);
         let mut commands: Vec<_> = kinds.iter().map(command).collect();
         commands.push(format!("create check memory=64 {checked} cmdline=noecho"));
         commands.extend(checks(kinds, 0).map(|command| format!("guest-run -t 600 check \"{command}\"")));
-        let machine = with_commands(self.images, self.scratch, &commands, dom0_words)?;
+        let machine = plain_machine(self.images, self.scratch, &commands, dom0_words)?;
         let (lines, _) = run_to_end(&disk.add_to(machine).time_limit(LIMIT))?;
         disk.compare()?;
         read(kinds, &lines)
@@ -160,11 +164,10 @@ impl Programs<'_> {
 
     /// The same kernel with nothing under it.
     fn without_hypervisor(self, kinds: &[Workload]) -> Result<Vec<Traffic>> {
-        let disk = CheckedDisk::new(self.scratch)?;
+        let disk = CheckedDisk::new(self.scratch, self.disk)?;
         let measured = kinds.iter().map(|kind| format!("bench io {} {}", kind.words(), kind.rounds));
         let commands: Vec<_> = measured.chain(checks(kinds, 1)).collect();
-        let machine = with_devices(self.alone(&commands)?);
-        let lines = run_alone(&disk.add_to(machine).time_limit(LIMIT))?;
+        let lines = run_alone(&disk.add_to(self.alone(&commands)?).time_limit(LIMIT))?;
         disk.compare()?;
         read(kinds, &lines)
     }
@@ -218,24 +221,24 @@ fn read(kinds: &[Workload], lines: &[String]) -> Result<Vec<Traffic>> {
 /// A disk that stores what it is given, in a file.
 struct CheckedDisk<'a> {
     scratch: &'a Scratch,
+    kind: DiskKind,
 }
 
 impl<'a> CheckedDisk<'a> {
     const FILE: &'static str = "checked";
 
-    fn new(scratch: &'a Scratch) -> Result<Self> {
+    fn new(scratch: &'a Scratch, kind: DiskKind) -> Result<Self> {
         fs::write(scratch.join(Self::FILE), vec![0; CHECKED_BYTES]).context("cannot make a disk")?;
-        Ok(Self { scratch })
+        Ok(Self { scratch, kind })
     }
 
-    /// Plugs it in, behind the disks that are there.
+    /// Plugs it in, behind the one that is counted.
     fn add_to(&self, machine: Machine) -> Machine {
         let file = self.scratch.join(Self::FILE);
         let disk = format!("file,node-name=checked,filename={}", file.display());
-        [["-blockdev", &disk], ["-device", "virtio-blk-pci,drive=checked,disable-legacy=on,addr=0x11"]]
-            .as_flattened()
-            .iter()
-            .fold(machine, |machine, word| machine.argument(*word))
+        let arguments = [["-blockdev", &disk], ["-device", &disk_device(self.kind, "checked", "0x11")]];
+        let words = arguments.as_flattened().iter();
+        words.fold(with_devices_of(self.kind, machine), |machine, word| machine.argument(*word))
     }
 
     /// Whether it holds at last what it should.
