@@ -223,6 +223,8 @@ impl Vcpu {
     ///
     /// # Errors
     /// `ENOMEM`.
+    // Inlined, so that there is one copy of it on the way to its frame: a CPU's stack is small.
+    #[inline(always)]
     pub fn new(domain: &Domain, id: VcpuId) -> Result<Self, Errno> {
         let fpu = ExtendedState::try_new(arch::kept_components()).ok_or(Errno::ENOMEM)?;
         Ok(Self {
