@@ -16,8 +16,6 @@ const ROUNDS: u32 = 32;
 const DISK_ROUNDS: u32 = 128;
 /// Packets of a round: half a ring's.
 const PACKETS: u32 = 128;
-/// Bytes of a packet behind its Ethernet header.
-const BYTES: u32 = 1500;
 /// Requests under way at once.
 const DEPTHS: [u32; 2] = [1, 32];
 /// Settings of a guest that sends packets; it needs no address.
@@ -28,8 +26,8 @@ const RECEIVER: [&str; 3] = ["memory=32", "vif", "cmdline=noecho ip=10.99.0.2/24
 const READER: [&str; 2] = ["memory=32", "disk=disk0,xvda,r!"];
 /// An address that no interface has.
 const NOBODY: &str = "02:00:00:00:00:01";
-const BETWEEN_GUESTS: &str = "packet of 1,500 bytes, guest to guest";
-const TO_NETWORK: &str = "packet of 1,500 bytes, guest to network";
+/// Packets, and how many bytes they have without their Ethernet headers.
+const SIZES: [(&str, u32); 2] = [("packet of 1,500 bytes", 1500), ("packet of 64 bytes", 50)];
 
 /// Measures the kinds of traffic whose name contains `selection` and for which there is a device, and says how many there
 /// were.
@@ -37,13 +35,16 @@ pub async fn measure(toolstack: &Rc<Toolstack>, selection: &str) -> Result<usize
     let selected = |name: &str| name.contains(selection);
     let inventory = toolstack.inventory();
     let mut measured = 0;
-    if inventory.has_switch && selected(BETWEEN_GUESTS) {
-        between_guests(toolstack).await?;
-        measured += 1;
-    }
-    if inventory.has_switch && selected(TO_NETWORK) {
-        to_network(toolstack).await?;
-        measured += 1;
+    for (size, bytes) in SIZES.iter().filter(|_| inventory.has_switch) {
+        let (between, out) = (format!("{size}, guest to guest"), format!("{size}, guest to network"));
+        if selected(&between) {
+            between_guests(toolstack, &between, *bytes).await?;
+            measured += 1;
+        }
+        if selected(&out) {
+            to_network(toolstack, &out, *bytes).await?;
+            measured += 1;
+        }
     }
     if selected(creation::COUNTED) {
         print_difference(creation::COUNTED, 1, &creation::counted(toolstack).await?);
@@ -62,11 +63,11 @@ pub async fn measure(toolstack: &Rc<Toolstack>, selection: &str) -> Result<usize
     Ok(measured)
 }
 
-async fn between_guests(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
+async fn between_guests(toolstack: &Rc<Toolstack>, name: &str, bytes: u32) -> Result<(), BenchError> {
     let sender = Subject::make(toolstack, "bench-a", &SENDER).await?;
     let sent = match Subject::make(toolstack, "bench-b", &RECEIVER).await {
         Ok(receiver) => {
-            let sent = between(&sender, &receiver).await;
+            let sent = between(&sender, &receiver, name, bytes).await;
             receiver.end().await;
             sent
         }
@@ -76,23 +77,23 @@ async fn between_guests(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
     sent
 }
 
-async fn between(sender: &Subject, receiver: &Subject) -> Result<(), BenchError> {
+async fn between(sender: &Subject, receiver: &Subject, name: &str, bytes: u32) -> Result<(), BenchError> {
     // The switch sends to one only when it has seen where that one is.
     let service = receiver.offer()?;
-    receiver.run(&format!("bench net {} {BYTES} 1 1", address(sender)), |_| {}).await?;
+    receiver.run(&format!("bench net {} {bytes} 1 1", address(sender)), |_| {}).await?;
     drop(service);
-    packets(sender, &address(receiver), BETWEEN_GUESTS).await
+    packets(sender, &address(receiver), name, bytes).await
 }
 
-async fn to_network(toolstack: &Rc<Toolstack>) -> Result<(), BenchError> {
+async fn to_network(toolstack: &Rc<Toolstack>, name: &str, bytes: u32) -> Result<(), BenchError> {
     let sender = Subject::make(toolstack, "bench-a", &SENDER).await?;
-    let sent = packets(&sender, NOBODY, TO_NETWORK).await;
+    let sent = packets(&sender, NOBODY, name, bytes).await;
     sender.end().await;
     sent
 }
 
-async fn packets(sender: &Subject, to: &str, name: &str) -> Result<(), BenchError> {
-    rounds(sender, name, (PACKETS, 1), &|count| format!("bench net {to} {BYTES} {count} {ROUNDS}")).await
+async fn packets(sender: &Subject, to: &str, name: &str, bytes: u32) -> Result<(), BenchError> {
+    rounds(sender, name, (PACKETS, 1), &|count| format!("bench net {to} {bytes} {count} {ROUNDS}")).await
 }
 
 /// The address of a guest's first interface.

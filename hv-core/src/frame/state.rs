@@ -224,7 +224,12 @@ impl FrameState {
     /// One reference less; `None` when there is none or only typed uses are left.
     #[inline]
     pub const fn without_reference(self) -> Option<Self> {
-        if self.references() <= self.typed() { None } else { Some(Self(self.0 - ONE_REFERENCE)) }
+        let references = self.references();
+        // What the field counts is the typed uses, if it is not something else; mostly it need not be asked which.
+        if references <= self.count_field() && references <= self.typed() {
+            return None;
+        }
+        Some(Self(self.0 - ONE_REFERENCE))
     }
 
     /// One more use as writable, without a further reference.

@@ -14,6 +14,7 @@ use xtask::linux::Kernel;
 mod drivers;
 mod hot_plug;
 mod interfaces;
+mod large_packets;
 mod many;
 mod matrix;
 mod memory;

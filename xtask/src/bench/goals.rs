@@ -41,6 +41,7 @@ pub fn of_traffic(name: &str) -> Option<u64> {
     match name {
         "read of 4 KiB, 32 at a time" => Some(900),
         _ if name.starts_with("packet of 1,500 bytes") => Some(450),
+        _ if name.starts_with("packet of 64 bytes") => Some(400),
         _ => None,
     }
 }
@@ -59,6 +60,7 @@ mod tests {
         assert_eq!(of_single("grant copy of 4 KiB, without the copy loop"), Reference::default());
         assert_eq!(of_single("something else"), Reference::default());
         assert_eq!(of_traffic("packet of 1,500 bytes, guest to guest"), Some(450));
+        assert_eq!(of_traffic("packet of 64 bytes, guest to network"), Some(400));
         assert_eq!(of_traffic("read of 4 KiB, 1 at a time"), None);
     }
 }
