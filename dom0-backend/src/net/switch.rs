@@ -55,7 +55,7 @@ use super::vif::{Channel, Connection, RxSlot, Vif};
 use crate::backend::GrantCopy;
 
 /// Packets that are taken from a port in one round.
-const BATCH: usize = 64;
+const BATCH: usize = 128;
 /// The machine's interface.
 pub const WIRE: PortId = PortId(0);
 /// Ports in all.
