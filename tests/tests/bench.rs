@@ -64,7 +64,8 @@ fn a_profile_adds_up_to_what_was_counted() {
     let (profiler, images) = (Profiler::from_environment().unwrap(), Images::from_environment().unwrap());
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let scratch = program::scratch();
-    let profile = profile(&profiler, &images, &scratch, "guest to network", (source, false)).unwrap();
+    let profile =
+        profile(&profiler, &images, &scratch, "1,500 bytes, guest to network", (source, false)).unwrap();
     let table = &profile.table;
     for (kernel, ticks) in [("hypervisor", "hypervisor ticks"), ("domain 0", "dom0 ticks")] {
         let sum = table.lines().find_map(|line| line.trim().strip_suffix(kernel)?.trim().parse::<f64>().ok());

@@ -16,7 +16,6 @@ use super::{
 use crate::{
     direct_map,
     domain::{self, Domain, DomainRef},
-    lock::MutexGuard,
 };
 use core::sync::atomic::Ordering;
 use hypercall_abi::{
@@ -62,12 +61,25 @@ fn copy_run(caller: &Domain, ops: &mut [GnttabCopy], most_bytes: usize) -> (usiz
         granter(caller, &source, flags & GNTCOPY_SOURCE_GREF != 0),
         granter(caller, &dest, flags & GNTCOPY_DEST_GREF != 0),
     ];
-    let mut source = End::<false>::new(caller, source.domid, granters[0].as_ref());
-    let mut destination = End::<true>::new(caller, dest.domid, granters[1].as_ref());
+    let [from, to] = granters.each_ref().map(Option::as_ref);
+    let is_one = from.zip(to).is_some_and(|(from, to)| from.id == to.id);
+    let tables = [from, to.filter(|_| !is_one)].map(|granter| Some(granter?.grant_table.granted.try_lock()?));
+    let [from_table, to_table] = tables.each_ref().map(Option::as_deref);
+    let to_table = if is_one { from_table } else { to_table };
+    let mut source = End::<false>::new(caller, source.domid, from.zip(from_table));
+    let mut destination = End::<true>::new(caller, dest.domid, to.zip(to_table));
     let (mut copies, mut bytes) = (0, 0);
     for op in ops {
-        if bytes >= most_bytes || source.copy(&mut destination, op).is_none() {
+        if bytes >= most_bytes || (is_one && op.source.reference() == op.dest.reference()) {
             break;
+        }
+        if source.copy(&mut destination, op).is_none() {
+            break;
+        }
+        if is_one {
+            // The next copy may be from where this one went: a grant is used by one end only.
+            source.release_grant();
+            destination.release_grant();
         }
         op.status = GNTST_OKAY;
         copies += 1;
@@ -87,8 +99,8 @@ struct End<'a, const IS_DESTINATION: bool> {
     caller: DomainId,
     /// How the operations name the granter.
     name: DomainId,
-    /// The granter and its table.
-    granter: Option<(DomainId, MutexGuard<'a, Granted>)>,
+    /// The granter and its table, which is locked.
+    granter: Option<(DomainId, &'a Granted)>,
     grant: Option<BriefUse>,
     own: Option<MachineFrame>,
 }
@@ -96,8 +108,8 @@ struct End<'a, const IS_DESTINATION: bool> {
 impl<'a, const IS_DESTINATION: bool> End<'a, IS_DESTINATION> {
     const ACCESS: Access = if IS_DESTINATION { Access::Write } else { Access::Read };
 
-    fn new(caller: &Domain, name: DomainId, granter: Option<&'a DomainRef>) -> Self {
-        let granter = granter.and_then(|granter| Some((granter.id, granter.grant_table.granted.try_lock()?)));
+    fn new(caller: &Domain, name: DomainId, granter: Option<(&DomainRef, &'a Granted)>) -> Self {
+        let granter = granter.map(|(granter, granted)| (granter.id, granted));
         Self { caller: caller.id, name, granter, grant: None, own: None }
     }
 
@@ -110,15 +122,15 @@ impl<'a, const IS_DESTINATION: bool> End<'a, IS_DESTINATION> {
 
     #[inline(always)]
     fn prepare_grant(&mut self, place: &GnttabCopyPtr) -> Option<MachineFrame> {
-        let (id, granted) = self.granter.as_ref().filter(|_| place.domid == self.name)?;
+        let (id, granted) = self.granter.filter(|_| place.domid == self.name)?;
         let reference = place.reference();
-        if let Some(held) = &self.grant {
-            if held.reference == reference {
-                return Some(held.frame);
-            }
-            granted.end_briefly(held, Self::ACCESS);
+        if let Some(held) = &self.grant
+            && held.reference == reference
+        {
+            return Some(held.frame);
         }
-        self.grant = granted.use_briefly(*id, reference, self.caller, Self::ACCESS);
+        self.release_grant();
+        self.grant = granted.use_briefly(id, reference, self.caller, Self::ACCESS);
         self.grant.as_ref().map(|held| held.frame)
     }
 
@@ -135,6 +147,13 @@ impl<'a, const IS_DESTINATION: bool> End<'a, IS_DESTINATION> {
             self.own = Some(frame);
         }
         Some(frame)
+    }
+
+    #[inline(always)]
+    fn release_grant(&mut self) {
+        if let (Some((_, granted)), Some(held)) = (self.granter, self.grant.take()) {
+            granted.end_briefly(&held, Self::ACCESS);
+        }
     }
 
     #[inline(always)]
@@ -162,9 +181,7 @@ impl End<'_, false> {
 
 impl<const IS_DESTINATION: bool> Drop for End<'_, IS_DESTINATION> {
     fn drop(&mut self) {
-        if let (Some((_, granted)), Some(held)) = (&self.granter, &self.grant) {
-            granted.end_briefly(held, Self::ACCESS);
-        }
+        self.release_grant();
         self.release_own();
     }
 }

@@ -128,6 +128,22 @@ fn a_batch_may_change_its_domains_from_one_copy_to_the_next() {
     assert_eq!(in_use(&first, 5), GTF_READING | GTF_WRITING, "the mapping stays");
 }
 
+/// One table is on both sides then, and what one copy wrote to the next reads.
+#[test]
+fn copies_from_grant_to_grant_of_one_domain_follow_each_other() {
+    let _machine = machine_of(256);
+    let granter = Guest::new(GRANTER.0);
+    let copier = Guest::new(0);
+    let frames = [1, 2, 3].map(|reference| grant_new(&granter, reference, DomainId(0), 0));
+    let expected = fill(frames[0]);
+    let step = |from, to| op(granted(GRANTER, from, 0), granted(GRANTER, to, 0), 4096, BOTH);
+    let mut ops = [step(1, 2), step(2, 3), step(3, 3), step(3, 1)];
+    copier.call(grant_table_op, GNTTABOP_COPY, &mut ops).unwrap();
+    assert_eq!(ops.map(|op| op.status), [GNTST_OKAY; 4]);
+    assert!(frames.iter().all(|frame| bytes_of(*frame) == expected));
+    check_balance(&[&granter, &copier]);
+}
+
 #[test]
 fn a_piece_of_copies_ends_with_their_number_or_their_bytes() {
     let _machine = machine_of(256);
