@@ -217,7 +217,8 @@ pub trait BlockDevice {
 
 /// Sectors that `segments` cover.
 pub fn sector_count(segments: &[Segment]) -> u64 {
-    segments.iter().map(|segment| u64::from(segment.length / SECTOR_SIZE)).sum()
+    let bytes: u64 = segments.iter().map(|segment| u64::from(segment.length)).sum();
+    bytes / u64::from(SECTOR_SIZE)
 }
 
 /// Whether a disk of this geometry can take a request at all.

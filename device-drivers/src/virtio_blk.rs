@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A device that does not know such tables gets the same chain in the queue itself; so does one that does, for a request
-//! without segments.
+//! without segments. Segments that follow each other in memory are one to the device.
 
 mod configuration;
 #[cfg(test)]
@@ -103,6 +103,8 @@ struct Requests {
     free_slots: Vec<u32>,
     /// The chain being put together.
     chain: Vec<Buffer>,
+    /// The most bytes of a segment.
+    segment_size_max: u32,
     is_given_up: bool,
 }
 
@@ -123,22 +125,23 @@ struct Request {
     begun: Tick,
 }
 
-/// A device that was brought up: the features agreed on, what the disk looks like, and the way for requests.
-type BroughtUp = (u64, Geometry, Virtqueue, Doorbell);
+/// A device that was brought up: the features agreed on, what the disk looks like and the most bytes of a segment, and the
+/// way for requests.
+type BroughtUp = (u64, (Geometry, u32), Virtqueue, Doorbell);
 
 /// Brings a device up that was just reset.
 fn bring_up<R: Registers>(transport: &Transport<R>, vectors: Vectors) -> Result<BroughtUp, SetupError> {
     let features = transport.negotiate(configuration::WANTED)?;
     let size = transport.queue_size(REQUEST_QUEUE)?;
     let segments_max = if uses_tables(features) { TABLE_SEGMENTS } else { size.saturating_sub(2) };
-    let geometry = read_geometry(transport, features, segments_max)?;
+    let sizes = read_geometry(transport, features, segments_max)?;
     let mut queue = Virtqueue::new(size, features & feature::EVENT_INDEX != 0)?;
     transport.set_configuration_vector(vectors.configuration)?;
     let doorbell = transport.start_queue(REQUEST_QUEUE, size, queue.addresses(), vectors.requests)?;
     // Nothing can have been completed yet.
     let _ = queue.ask_for_interrupt(1);
     transport.finish();
-    Ok((features, geometry, queue, doorbell))
+    Ok((features, sizes, queue, doorbell))
 }
 
 #[inline]
@@ -158,13 +161,14 @@ impl<R: Registers> VirtioBlk<R> {
         name: String,
         patience: Duration,
     ) -> Result<Self, SetupError> {
-        let (features, geometry, queue, doorbell) = bring_up(&transport, vectors)?;
+        let (features, (geometry, segment_size_max), queue, doorbell) = bring_up(&transport, vectors)?;
         let requests = Requests {
             queue,
             doorbell,
             slots: Vec::new(),
             free_slots: Vec::new(),
             chain: Vec::with_capacity(usize::from(geometry.segments_max) + 2),
+            segment_size_max,
             is_given_up: false,
         };
         let (requests, room) = (RefCell::new(requests), RoomList::default());
@@ -254,11 +258,13 @@ impl<R: Registers> VirtioBlk<R> {
 
     fn bring_up_again(&self) -> Result<(), SetupError> {
         self.transport.begin_anew()?;
-        let (features, geometry, queue, doorbell) = bring_up(&self.transport, self.vectors)?;
+        let (features, (geometry, segment_size_max), queue, doorbell) =
+            bring_up(&self.transport, self.vectors)?;
         let mut requests = self.requests.borrow_mut();
         (requests.queue, requests.doorbell) = (queue, doorbell);
         // Its users go by what it was.
-        let is_the_same = (features, geometry) == (self.features, self.geometry);
+        let is_the_same = (features, geometry, segment_size_max)
+            == (self.features, self.geometry, requests.segment_size_max);
         if is_the_same { Ok(()) } else { Err(SetupError::BadConfiguration) }
     }
 
@@ -353,10 +359,10 @@ impl Requests {
         let sector = if kind == TYPE_FLUSH { 0 } else { request.extent.first_sector };
         slot.write_request(kind, sector);
         let added = if uses_tables && !segments.is_empty() {
-            let count = slot.write_table(kind, segments);
+            let count = slot.write_table(kind, segments, self.segment_size_max);
             self.queue.add_indirect(slot.address + (TABLE_WORD * 4) as u64, count, token)
         } else {
-            slot.build_chain(kind, segments, &mut self.chain);
+            slot.build_chain(kind, segments, self.segment_size_max, &mut self.chain);
             self.queue.add(&self.chain, token)
         };
         match added {
@@ -419,6 +425,21 @@ impl Requests {
     }
 }
 
+/// Splits off the first segments as one, as far as they follow each other in memory and have no more than `longest` bytes.
+#[inline]
+fn split_run(segments: &[Segment], longest: u32) -> Option<(Segment, &[Segment])> {
+    let (first, mut rest) = segments.split_first()?;
+    let mut run = *first;
+    while let Some((next, behind)) = rest.split_first()
+        && next.address == run.address + u64::from(run.length)
+        && run.length.saturating_add(next.length) <= longest
+    {
+        run.length += next.length;
+        rest = behind;
+    }
+    Some((run, rest))
+}
+
 /// A segment of a request of this type, for the device.
 #[inline]
 const fn buffer_of(kind: u32, segment: &Segment) -> Buffer {
@@ -445,11 +466,14 @@ impl Slot {
         ]
     }
 
-    fn build_chain(&self, kind: u32, segments: &[Segment], chain: &mut Vec<Buffer>) {
+    fn build_chain(&self, kind: u32, mut segments: &[Segment], longest: u32, chain: &mut Vec<Buffer>) {
         let [header, status] = self.ends();
         chain.clear();
         chain.push(header);
-        chain.extend(segments.iter().map(|segment| buffer_of(kind, segment)));
+        while let Some((run, rest)) = split_run(segments, longest) {
+            chain.push(buffer_of(kind, &run));
+            segments = rest;
+        }
         chain.push(status);
     }
 
@@ -461,12 +485,14 @@ impl Slot {
     }
 
     /// Writes the table for a request, and says how many descriptors it has.
-    fn write_table(&self, kind: u32, segments: &[Segment]) -> u16 {
+    fn write_table(&self, kind: u32, mut segments: &[Segment], longest: u32) -> u16 {
         let table = &self.page.words()[TABLE_WORD..];
-        let end = FIRST_SEGMENT + segments.len() as u16;
-        for (index, segment) in (FIRST_SEGMENT..).zip(segments) {
-            let next = if index + 1 < end { index + 1 } else { STATUS_DESCRIPTOR };
-            write_in_table(table, index, &buffer_of(kind, segment), Some(next));
+        let mut end = FIRST_SEGMENT;
+        while let Some((run, rest)) = split_run(segments, longest) {
+            let next = if rest.is_empty() { STATUS_DESCRIPTOR } else { end + 1 };
+            write_in_table(table, end, &buffer_of(kind, &run), Some(next));
+            end += 1;
+            segments = rest;
         }
         end
     }

@@ -427,7 +427,7 @@ mod tests {
             BlkifRequestDiscard { operation: BLKIF_OP_DISCARD, nr_sectors: 8, ..Default::default() };
         let indirect =
             BlkifRequestIndirect { operation: BLKIF_OP_INDIRECT, nr_segments: 99, ..Default::default() };
-        let mut full = BlkifRequest { id: 5, ..Default::default() };
+        let mut full = BlkifRequest { id: 5, nr_segments: 11, ..Default::default() };
         full.seg[10].last_sect = 7;
         let requests: [BlkifRequest; 3] = [discard.into(), indirect.into(), full];
         for round in 0..126 {

@@ -75,7 +75,7 @@ impl<P: Protocol, M: RingMemory> FrontRing<P, M> {
             return Err(Full);
         }
         let slot = self.next_request_slot();
-        self.slots.write(self.request_pushed, request);
+        self.slots.write_request(self.request_pushed, request);
         self.request_pushed = self.request_pushed.wrapping_add(1);
         Ok(slot)
     }
@@ -249,11 +249,23 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_in_use_of_a_request_is_written() {
+        let page = pages(1);
+        let mut ring = FrontRing::<Blkif, _>::new(page.clone()).unwrap();
+        (FIRST_SLOT..FIRST_SLOT + 28).for_each(|word| poke(&page, word, 0xeeee_eeee));
+        let mut request = BlkifRequest { id: 1, nr_segments: 1, ..Default::default() };
+        (request.seg[0].gref, request.seg[1].gref) = (GrantReference(5), GrantReference(6));
+        ring.push_request(&request).unwrap();
+        let words = [2, 6, 7, 8, 27].map(|word| peek(&page, FIRST_SLOT + word));
+        assert_eq!(words, [1, 5, 0, 0xeeee_eeee, 0xeeee_eeee]);
+    }
+
+    #[test]
     fn a_slot_that_spans_two_pages_is_one_slot() {
         let pages = pages(4);
         let mut ring = FrontRing::<Blkif, _>::new(pages.clone()).unwrap();
         for id in 0..128 {
-            let mut request = BlkifRequest { id, ..Default::default() };
+            let mut request = BlkifRequest { id, nr_segments: 11, ..Default::default() };
             request.seg[10].gref = GrantReference(!id as u32);
             ring.push_request(&request).unwrap();
         }

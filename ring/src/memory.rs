@@ -80,9 +80,14 @@ impl<T: AsRef<[AtomicU32]>> RingMemory for T {
 
     #[inline]
     fn copy_out(&self, word: usize, into: &mut [u8]) {
-        let words = &self.as_ref()[word..][..into.len().div_ceil(WORD_SIZE)];
-        for (bytes, word) in into.chunks_mut(WORD_SIZE).zip(words) {
-            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes()[..bytes.len()]);
+        let (words, last) =
+            self.as_ref()[word..][..into.len().div_ceil(WORD_SIZE)].split_at(into.len() / WORD_SIZE);
+        let (whole, rest) = into.as_chunks_mut();
+        for (bytes, word) in whole.iter_mut().zip(words) {
+            *bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        }
+        if let [last] = last {
+            rest.copy_from_slice(&last.load(Ordering::Relaxed).to_ne_bytes()[..rest.len()]);
         }
     }
 

@@ -111,6 +111,13 @@ impl<P: Protocol, M: RingMemory> Slots<P, M> {
         }
     }
 
+    /// Copies what is in use of a request in. The peer must not look at it before it is published.
+    #[inline]
+    pub fn write_request(&self, index: u32, request: &P::Request) {
+        let length = P::request_length(request).min(size_of::<P::Request>());
+        self.memory.copy_in(self.first_word(index), &request.as_bytes()[..length]);
+    }
+
     /// Copies a message in. The peer must not look at it before it is published.
     #[inline]
     pub fn write<T: Message>(&self, index: u32, message: &T) {

@@ -177,16 +177,24 @@ fn locate(address: u64) -> (BuilderPage, usize) {
     (page, address as usize % PAGE_SIZE)
 }
 
-/// Reads memory as a device does.
+/// Reads memory as a device does, a page at a time.
 pub fn read_memory(address: u64, into: &mut [u8]) {
     let (page, offset) = locate(address);
-    page.copy_out(offset, into);
+    let (here, behind) = into.split_at_mut(into.len().min(PAGE_SIZE - offset));
+    page.copy_out(offset, here);
+    if !behind.is_empty() {
+        read_memory(address + here.len() as u64, behind);
+    }
 }
 
-/// Writes memory as a device does.
+/// Writes memory as a device does, a page at a time.
 pub fn write_memory(address: u64, from: &[u8]) {
     let (page, offset) = locate(address);
-    page.copy_in(offset, from);
+    let (here, behind) = from.split_at(from.len().min(PAGE_SIZE - offset));
+    page.copy_in(offset, here);
+    if !behind.is_empty() {
+        write_memory(address + here.len() as u64, behind);
+    }
 }
 
 /// A queue as the device sees it.

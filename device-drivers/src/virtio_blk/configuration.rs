@@ -33,12 +33,12 @@ const BLOCK_SIZES: core::ops::RangeInclusive<u32> = SECTOR_SIZE..=4096;
 /// As many segments as every front end may send in one request.
 const SEGMENTS_NEEDED: u16 = 11;
 
-/// Reads what the features agreed on promise. `segments_max` is what the driver can handle.
+/// Reads what the features agreed on promise, and the most bytes of a segment. `segments_max` is what the driver can handle.
 pub(super) fn read_geometry<R: Registers>(
     transport: &Transport<R>,
     features: u64,
     segments_max: u16,
-) -> Result<Geometry, SetupError> {
+) -> Result<(Geometry, u32), SetupError> {
     let has = |feature| features & feature != 0;
     let u32_if = |feature, offset: usize, otherwise| {
         if !has(feature) {
@@ -66,14 +66,15 @@ pub(super) fn read_geometry<R: Registers>(
     if !is_sound {
         return Err(SetupError::BadConfiguration);
     }
-    Ok(Geometry {
+    let geometry = Geometry {
         sectors,
         logical_block_size,
         physical_block_size: logical_block_size.checked_shl(exponent.into()).unwrap_or(logical_block_size),
         is_read_only: has(READ_ONLY),
         has_cache: has(FLUSH),
         segments_max,
-    })
+    };
+    Ok((geometry, segment_size))
 }
 
 #[cfg(test)]
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
     use crate::virtio::fake::FakeRegisters;
 
-    fn geometry(features: u64, set: impl Fn(&FakeRegisters)) -> Result<Geometry, SetupError> {
+    fn geometry(features: u64, set: impl Fn(&FakeRegisters)) -> Result<(Geometry, u32), SetupError> {
         let config = FakeRegisters::new(60);
         config.put(CAPACITY, &0x1_0000_0000_u64.to_le_bytes());
         set(&config);
@@ -92,7 +93,8 @@ mod tests {
 
     #[test]
     fn a_plain_disk_has_sectors_only() {
-        let plain = geometry(0, |_| {}).expect("sound");
+        let (plain, segment_size) = geometry(0, |_| {}).expect("sound");
+        assert_eq!(segment_size, u32::MAX);
         assert_eq!(plain.sectors, 1 << 32);
         assert_eq!((plain.logical_block_size, plain.physical_block_size), (512, 512));
         assert_eq!((plain.is_read_only, plain.has_cache, plain.segments_max), (false, false, 250));
@@ -106,7 +108,8 @@ mod tests {
             config.put(BLOCK_SIZE_REGISTER, &512_u32.to_le_bytes());
             config.put(PHYSICAL_BLOCK_EXPONENT, &[3]);
         });
-        let all = all.expect("sound");
+        let (all, segment_size) = all.expect("sound");
+        assert_eq!(segment_size, 4096);
         assert_eq!((all.logical_block_size, all.physical_block_size), (512, 4096));
         assert_eq!((all.is_read_only, all.has_cache, all.segments_max), (true, true, 126));
     }

@@ -5,6 +5,7 @@ use core::future::Future;
 use std::vec::Vec;
 
 use pv_runtime::executor::{sleep, spawn, testing};
+use pv_runtime::memory::PageRun;
 
 use super::*;
 use crate::disk::{Completions, Outcome, SECTOR_SIZE};
@@ -115,6 +116,46 @@ fn reads_and_writes_reach_the_medium() {
         assert_eq!(target.read::<u8>(PAGE_SIZE - 1), 0xaa);
         assert_eq!(device.driver.in_flight(), 0);
         drop(source);
+    }
+}
+
+#[test]
+fn segments_that_follow_each_other_in_memory_are_one_to_the_device() {
+    let segment = |address, length| Segment { address, length };
+    let segments = [
+        segment(0x1000, 4096),
+        segment(0x2000, 4096),
+        segment(0x3000, 512),
+        segment(0x4000, 4096),
+        segment(0x5000, 4096),
+        segment(0x5000, 4096),
+        segment(0x4000, 4096),
+    ];
+    let found = |longest| {
+        let mut left = &segments[..];
+        let next = core::iter::from_fn(|| {
+            let (run, rest) = split_run(left, longest)?;
+            left = rest;
+            Some((run.address, run.length))
+        });
+        next.collect::<Vec<_>>()
+    };
+    let ends = [(0x5000, 4096), (0x4000, 4096)];
+    assert_eq!(found(u32::MAX), [&[(0x1000, 8704), (0x4000, 8192)], &ends[..]].concat());
+    assert_eq!(found(8192), [&[(0x1000, 8192), (0x3000, 512), (0x4000, 8192)], &ends[..]].concat());
+    assert_eq!(found(4096), segments.map(|segment| (segment.address, segment.length)));
+    assert_eq!(split_run(&[], 1), None);
+
+    for features in [0, feature::INDIRECT_DESCRIPTORS] {
+        let mut device = Device::new(features);
+        let memory = PageRun::new(4).expect("a host has memory");
+        let pages = memory.machine_frames().map(|frame| segment(frame.physical_address(), PAGE_SIZE as u32));
+        device.submit(Operation::Read, 16, &pages.collect::<Vec<_>>(), 1).expect("room");
+        device.driver.kick();
+        device.serve();
+        assert_eq!(device.outcomes(), [Outcome { token: 1, result: DONE }]);
+        let first_bytes = [0, 1, 2, 3].map(|page| memory.read::<u8>(page * PAGE_SIZE));
+        assert_eq!(first_bytes, [16, 24, 32, 40]);
     }
 }
 

@@ -47,6 +47,10 @@ pub trait DataPath {
     fn copies(&mut self) -> &mut Self::Copy;
 }
 
+fn access_needed(is_written: bool) -> GrantAccess {
+    if is_written { GrantAccess::ReadWrite } else { GrantAccess::ReadOnly }
+}
+
 /// Devices reach the guest's own pages.
 #[derive(Debug)]
 pub struct DirectPath<C = CopyBatch, B: GrantMap = DeviceBatch> {
@@ -95,27 +99,21 @@ impl<C, B: GrantMap> DirectPath<C, B> {
         }
     }
 
-    /// What a page is mapped for. One that is kept may be used for anything later.
-    fn access_needed<L>(&self, request: &Request<L>) -> GrantAccess {
-        if self.keeps || request.is_read() { GrantAccess::ReadWrite } else { GrantAccess::ReadOnly }
-    }
-
     /// Enters the segments of a request. Those whose pages are not mapped are noted, and have no address yet.
     #[inline]
     fn enter_segments(&mut self, guest: DomainId, number: usize, request: &mut Request<B::Device>) {
-        let access = self.access_needed(request);
-        for (index, granted) in request.grants.iter().enumerate() {
+        // What is kept may be used for anything later.
+        let is_written = self.keeps || request.is_read();
+        let Self { pages, kept, missing, .. } = self;
+        request.segments.extend(request.grants.iter().enumerate().map(|(index, granted)| {
             let GrantedSegment { reference, offset, length } = *granted;
-            let address = match self.kept.find(reference) {
-                Some(mapping) => B::bus_address(mapping),
-                None => {
-                    self.pages.push(guest, reference, access);
-                    self.missing.push((number, index));
-                    0
-                }
-            };
-            request.segments.push(Segment { address: address + u64::from(offset), length: length.into() });
-        }
+            let address = kept.find(reference).map(B::bus_address).unwrap_or_else(|| {
+                pages.push(guest, reference, access_needed(is_written));
+                missing.push((number, index));
+                0
+            });
+            Segment { address: address + u64::from(offset), length: length.into() }
+        }));
     }
 
     /// Maps what was noted, and keeps what there is room for.
