@@ -144,7 +144,7 @@ impl Domain {
         if id.0 != self.vcpu_count() {
             return Err(Errno::EINVAL);
         }
-        let vcpu = FrameBox::try_new(Vcpu::new(self, id)?).ok_or(Errno::ENOMEM)?;
+        let vcpu = self.new_vcpu(id)?;
         vcpu.set_info(self.shared_info, id.0 as usize * size_of::<VcpuInfo>());
         if let Some(info) = vcpu.info() {
             // A kernel's first instructions have no handler to be interrupted by.
@@ -153,6 +153,12 @@ impl Domain {
         let vcpu = slot.call_once(|| vcpu);
         self.vcpu_count.fetch_add(1, Ordering::Release);
         Ok(vcpu)
+    }
+
+    /// By itself: for as long as it is made, a vCPU lies on the stack.
+    #[inline(never)]
+    fn new_vcpu(&self, id: VcpuId) -> Result<FrameBox<Vcpu>, Errno> {
+        FrameBox::try_new(Vcpu::new(self, id)?).ok_or(Errno::ENOMEM)
     }
 
     /// The control lock, for one of the domain's own vCPUs. It does not wait: whoever has the lock may be waiting for

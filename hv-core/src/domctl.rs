@@ -8,7 +8,7 @@ use crate::{
     domain::{self, Domain, DomainRef},
     grant_table::Version,
     guest_access,
-    hypercall::{Arguments, Caller, HypercallResult},
+    hypercall::{Arguments, Caller, HypercallError, HypercallResult},
     hypercall_page,
     io_rights::Resource,
     layout::PAGE_SIZE,
@@ -53,11 +53,7 @@ pub fn domctl(caller: &mut Caller<'_>, arguments: &Arguments) -> HypercallResult
 }
 
 /// Does one command on `domain`; says whether the call structure carries an answer.
-fn command(
-    caller: &Caller<'_>,
-    domain: &DomainRef,
-    call: &mut Domctl,
-) -> Result<bool, crate::hypercall::HypercallError> {
+fn command(caller: &Caller<'_>, domain: &DomainRef, call: &mut Domctl) -> Result<bool, HypercallError> {
     match call.cmd {
         XEN_DOMCTL_DESTROYDOMAIN => lifecycle::destroy(domain)?,
         XEN_DOMCTL_PAUSEDOMAIN => lifecycle::pause(not_self(caller, domain)?)?,
@@ -73,16 +69,10 @@ fn command(
         }
         XEN_DOMCTL_MAX_VCPUS => lifecycle::create_vcpus(domain, call.payload_as::<DomctlMaxVcpus>().max)?,
         XEN_DOMCTL_SETVCPUCONTEXT => {
-            let place: DomctlVcpucontext = call.payload_as();
-            let state: VcpuGuestContext = guest_access::read(place.ctxt)?;
-            let vcpu = domain.vcpu(place.vcpu).ok_or(Errno::ESRCH)?;
-            vcpu_context::set(not_self(caller, domain)?, vcpu, &state)?;
+            set_context(not_self(caller, domain)?, call.payload_as())?;
         }
         XEN_DOMCTL_GETVCPUCONTEXT => {
-            let place: DomctlVcpucontext = call.payload_as();
-            let vcpu = domain.vcpu(place.vcpu).ok_or(Errno::ESRCH)?;
-            let state = vcpu_context::get(not_self(caller, domain)?, vcpu)?;
-            guest_access::write(place.ctxt, &state)?;
+            tell_context(not_self(caller, domain)?, call.payload_as())?;
         }
         XEN_DOMCTL_GETVCPUINFO => {
             let id = call.payload_as::<DomctlGetvcpuinfo>().vcpu;
@@ -244,6 +234,21 @@ fn scheduling(domain: &Domain, mut request: DomctlSchedulerOp) -> Result<DomctlS
         _ => return Err(Errno::EINVAL),
     }
     Ok(request)
+}
+
+/// `XEN_DOMCTL_setvcpucontext`. By itself, as [`tell_context`]: a context takes more room on the stack than all else.
+#[inline(never)]
+fn set_context(domain: &Domain, place: DomctlVcpucontext) -> Result<(), HypercallError> {
+    let state: VcpuGuestContext = guest_access::read(place.ctxt)?;
+    let vcpu = domain.vcpu(place.vcpu).ok_or(Errno::ESRCH)?;
+    vcpu_context::set(domain, vcpu, &state)
+}
+
+/// `XEN_DOMCTL_getvcpucontext`.
+#[inline(never)]
+fn tell_context(domain: &Domain, place: DomctlVcpucontext) -> Result<(), Errno> {
+    let vcpu = domain.vcpu(place.vcpu).ok_or(Errno::ESRCH)?;
+    guest_access::write(place.ctxt, &vcpu_context::get(domain, vcpu)?)
 }
 
 /// Says where a vCPU may (hard) and should (soft) run, and tells what has come of it.

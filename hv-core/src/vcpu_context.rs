@@ -170,7 +170,9 @@ pub fn get(domain: &Domain, vcpu: &Vcpu) -> Result<VcpuGuestContext, Errno> {
     if vcpu.paused.load(Ordering::Relaxed) & not_runnable::OFFLINE == 0 {
         state.flags |= VGCF_ONLINE;
     }
-    state.trap_ctxt = context.traps.all();
+    for (vector, place) in (0..=u8::MAX).zip(&mut state.trap_ctxt) {
+        *place = context.traps.get(vector);
+    }
     for number in [0, 1, 2, 3, 6, 7] {
         state.debugreg[number as usize] = context.own.debug().read(number).unwrap_or(0);
     }

@@ -22,12 +22,12 @@ use core::{
 };
 
 /// Bytes in a CPU's block.
-pub const BLOCK_SIZE: usize = 32 * 1024;
+pub const BLOCK_SIZE: usize = 64 * 1024;
 /// The same in frames, as a power of two.
-const BLOCK_ORDER: u32 = 3;
+const BLOCK_ORDER: u32 = 4;
 
 /// A CPU's stack and its data.
-#[repr(C, align(32768))]
+#[repr(C, align(65536))]
 pub struct CpuBlock {
     stack: UnsafeCell<[u8; BLOCK_SIZE - STACK_TAIL]>,
     cpu: Cpu,
