@@ -63,7 +63,7 @@ fn copy_run(caller: &Domain, ops: &mut [GnttabCopy], most_bytes: usize) -> (usiz
     ];
     let [from, to] = granters.each_ref().map(Option::as_ref);
     let is_one = from.zip(to).is_some_and(|(from, to)| from.id == to.id);
-    let tables = [from, to.filter(|_| !is_one)].map(|granter| Some(granter?.grant_table.granted.try_lock()?));
+    let tables = [from, to.filter(|_| !is_one)].map(|granter| granter?.grant_table.granted.try_lock());
     let [from_table, to_table] = tables.each_ref().map(Option::as_deref);
     let to_table = if is_one { from_table } else { to_table };
     let mut source = End::<false>::new(caller, source.domid, from.zip(from_table));
