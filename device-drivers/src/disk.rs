@@ -18,7 +18,7 @@ use core::task::{Context, Poll};
 use pv_runtime::executor::Notify;
 
 pub use error_log::{ErrorLog, Extent};
-pub use watch::{PATIENCE, Tick, Watch};
+pub use watch::{PATIENCE, Tick, Watch, patience};
 
 /// Bytes in a sector, the unit of all positions and sizes on disks, whatever size a disk's own blocks have.
 pub const SECTOR_SIZE: u32 = 512;

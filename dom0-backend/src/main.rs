@@ -9,7 +9,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use device_drivers::disk::PATIENCE;
+use device_drivers::disk;
 use device_drivers::pci::Address;
 use dom0_backend::admin::{Admin, DeviceReports, MachineConsole, run_script, talk};
 use dom0_backend::archive::{self, Archive};
@@ -101,14 +101,10 @@ async fn start_machine(info: &BootInfo, place: Option<&Place>) -> Devices {
 
 /// How long a disk may take for a request: `disk-timeout=SECONDS` on the command line.
 fn patience(info: &BootInfo) -> Duration {
-    let Some(text) = info.option("disk-timeout") else { return PATIENCE };
-    match text.parse() {
-        Ok(seconds @ 1..) => Duration::from_secs(seconds),
-        _ => {
-            println!("error: disk-timeout={text}: seconds are expected, at least one");
-            PATIENCE
-        }
-    }
+    disk::patience(info.option("disk-timeout")).unwrap_or_else(|error| {
+        println!("error: disk-timeout: seconds are expected, or 0 for ever: {error}");
+        disk::PATIENCE
+    })
 }
 
 /// The PCI functions that are kept for guests: `hide=BB:DD.F,...` on the command line.

@@ -4,12 +4,23 @@
 //! have passed. Ticks go by only while there are requests; a disk that nobody uses wakes nobody.
 
 use core::cell::Cell;
+use core::future::pending;
+use core::num::ParseIntError;
 use core::time::Duration;
 
 use pv_runtime::executor::{Notify, sleep};
 
 /// How long a device may take for a request, unless its owner says otherwise. It is given up to a third more.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a device may take if its owner says so many seconds, or nothing; 0 is for ever.
+///
+/// # Errors
+///
+/// If that is no number.
+pub fn patience(seconds: Option<&str>) -> Result<Duration, ParseIntError> {
+    seconds.map_or(Ok(PATIENCE), |text| text.parse().map(Duration::from_secs))
+}
+
 /// Ticks that a request may take, that in which it began not counted.
 const TICKS: u32 = 3;
 
@@ -27,7 +38,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// A watch by which a request is overdue after `patience` at the earliest, and a third more at the latest.
+    /// A watch by which a request is overdue after `patience` at the earliest, and a third more at the latest. With none, no
+    /// request ever is, and nobody is woken to look.
     pub fn new(patience: Duration) -> Self {
         Self { now: Cell::new(0), length: patience / TICKS, is_awake: Cell::new(false), bell: Notify::new() }
     }
@@ -51,6 +63,9 @@ impl Watch {
         if is_idle {
             self.is_awake.set(false);
             self.bell.wait().await;
+        }
+        if self.length.is_zero() {
+            pending::<()>().await;
         }
         sleep(self.length).await;
         self.now.set(self.now.get().wrapping_add(1));
@@ -76,6 +91,24 @@ mod tests {
             assert!(watch.is_overdue(begun) && !watch.is_overdue(watch.begin()));
             assert_eq!(now(), Duration::from_secs(40));
         });
+    }
+
+    #[test]
+    fn a_watch_without_end_never_wakes_anybody() {
+        testing::run(async {
+            let watch = Watch::new(Duration::ZERO);
+            let begun = watch.begin();
+            assert!(timeout(Duration::from_secs(86_400), watch.next(false)).await.is_err());
+            assert!(!watch.is_overdue(begun));
+        });
+    }
+
+    #[test]
+    fn an_owner_says_how_long_or_nothing() {
+        assert_eq!(patience(None), Ok(PATIENCE));
+        assert_eq!(patience(Some("0")), Ok(Duration::ZERO));
+        assert_eq!(patience(Some("5")), Ok(Duration::from_secs(5)));
+        assert!(patience(Some("x")).is_err() && patience(Some("-1")).is_err());
     }
 
     #[test]

@@ -131,7 +131,7 @@ pub async fn disk_requests(toolstack: &Rc<Toolstack>, requests: &DiskRequests) -
         true => format!("pci={disk},permissive=1"),
         false => format!("disk={disk},xvda,{access}"),
     };
-    let guest = Subject::make(toolstack, "bench", &["memory=32", &disk]).await?;
+    let guest = Subject::make(toolstack, "bench", &["memory=32", &disk, "cmdline=disk-timeout=0"]).await?;
     let kind = kind.join(" ");
     let name = format!("{kind} {depth}");
     let measured =

@@ -16,7 +16,7 @@ use pv_runtime::xenbus::{Device, Store, StoreError};
 use {
     crate::block::OwnedDisk,
     crate::pci::{PciDriver, PciFront},
-    device_drivers::disk::PATIENCE,
+    device_drivers::disk,
     device_drivers::pci::{Address, Bus, ConfigPorts, scan},
     device_drivers::start::{self, DiskKind, RECEIVE, SEND, virtio_network_card},
     device_drivers::virtio::{DeviceKind, SetupError},
@@ -143,10 +143,11 @@ impl Machine {
         let Some(store) = &self.store else { return };
         let Ok(device) = Device::frontend(store, "pci", 0).await else { return };
         let (disks, cards) = (self.disks.clone(), Rc::clone(&self.cards));
+        let patience = patience(self.info);
         let is_up = Rc::new(Notify::new());
         let up = Rc::clone(&is_up);
         let driver = PciDriver::new(async move |bus: &PciFront| {
-            start_devices(&disks, &cards, bus).await;
+            start_devices(&disks, &cards, patience, bus).await;
             up.ring();
         });
         spawn(async move { lifecycle::run(&device, driver).await });
@@ -158,7 +159,7 @@ impl Machine {
     /// Starts the machine's devices, for there is nobody else.
     #[cfg(target_os = "none")]
     async fn find_own_devices(&self) -> Result<(), Errno> {
-        start_devices(&self.disks, &self.cards, &ConfigPorts::open()?).await;
+        start_devices(&self.disks, &self.cards, patience(self.info), &ConfigPorts::open()?).await;
         Ok(())
     }
 
@@ -238,14 +239,23 @@ impl Machine {
     }
 }
 
+/// How long a disk of this domain's own may take for a request: `disk-timeout=SECONDS` on the command line.
+#[cfg(target_os = "none")]
+fn patience(info: &BootInfo) -> Duration {
+    disk::patience(info.option("disk-timeout")).unwrap_or_else(|error| {
+        log::error!("disk-timeout: seconds are expected, or 0 for ever: {error}");
+        disk::PATIENCE
+    })
+}
+
 /// Starts every disk and every network card on a bus.
 #[cfg(target_os = "none")]
-async fn start_devices(disks: &Disks, cards: &Cards, bus: &impl Bus) {
+async fn start_devices(disks: &Disks, cards: &Cards, patience: Duration, bus: &impl Bus) {
     let mut numbers = 0..;
     for function in scan(bus) {
         let started = match (DiskKind::of(&function), DeviceKind::of(&function)) {
             (Some(kind), _) => {
-                start::start_disks(bus, function.address, kind, PATIENCE).await.map(|driver| {
+                start::start_disks(bus, function.address, kind, patience).await.map(|driver| {
                     for (found, number) in driver.disks.into_iter().zip(numbers.by_ref()) {
                         spawn(OwnedDisk::new(&disks.add(number), found.device).run());
                     }

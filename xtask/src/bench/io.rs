@@ -174,7 +174,7 @@ impl Programs<'_> {
 
     /// A machine in which our guest's kernel, with nothing under it, executes commands and ends.
     fn alone(self, commands: &[String]) -> Result<Machine> {
-        let words = format!("ip=none run=\"{};shutdown\"", commands.join(";"));
+        let words = format!("ip=none disk-timeout=0 run=\"{};shutdown\"", commands.join(";"));
         boot::on_the_bare_machine(self.bare, &self.images.guest, &words, self.scratch)
     }
 }
