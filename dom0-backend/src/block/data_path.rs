@@ -221,7 +221,6 @@ impl<C: GrantCopy> CopyPath<C> {
     }
 
     /// Copies all segments of those requests that are (not) reads, and fails those that cannot be copied.
-    ///
     fn copy(&mut self, guest: DomainId, requests: &mut [Box<Request<Page>>], reads: bool) {
         let concerned = |request: &Request<Page>| request.is_read() == reads && request.status == 0;
         self.copies.clear();
